@@ -1,0 +1,44 @@
+# make install | demo | test | test-all | lint | clean
+PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3.13 || command -v python3)
+# A machine without a GPU: make install TORCH_INDEX=https://download.pytorch.org/whl/cpu
+TORCH_INDEX ?=
+BIN := .venv/bin
+DEMO := demo
+
+.PHONY: install demo test test-all lint clean
+
+install: .venv/.installed
+
+.venv/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+ifneq ($(TORCH_INDEX),)
+	$(BIN)/pip install --quiet --constraint constraints.txt --index-url $(TORCH_INDEX) torch
+endif
+	$(BIN)/pip install --quiet --constraint constraints.txt torch
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	touch $@
+
+demo: install
+	$(BIN)/mmray demo-corpus $(DEMO)/corpus
+	$(BIN)/mmray models make-tiny $(DEMO)/models
+	$(BIN)/mmray manifest $(DEMO)/corpus -o $(DEMO)/manifest.parquet --label-from parent \
+		--join $(DEMO)/corpus/descriptions.csv --on file
+	$(BIN)/mmray extract configs/demo.yaml
+	$(BIN)/mmray verify $(DEMO)/store
+	@echo "The tables are in $(DEMO)/store: windows/ (rows as they come), features/ (one vector per sample), ledger/ (the account)."
+	@echo "The weights of this demo are random (no model hub was asked): its numbers show the machinery, they mean nothing."
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+	$(BIN)/mypy
+
+test: lint
+	$(BIN)/pytest -m "not slow"
+
+test-all: lint
+	$(BIN)/pytest
+
+clean:
+	rm -rf .venv demo .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

@@ -1,0 +1,225 @@
+"""``mmray VERB``: parse, call one run, print what came of it.
+
+Exit codes: 0 done; 1 finished, but too many failures or a broken promise; 2 usage or configuration; 3 the run as a
+whole failed; 130 interrupted.
+"""
+
+import argparse
+import json
+import logging
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import mmray
+from mmray import printing
+from mmray.errors import ConfigError, MmrayError
+
+log = logging.getLogger("mmray")
+
+DONE, FAILURES, USAGE, BROKEN, INTERRUPTED = 0, 1, 2, 3, 130
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of the whole command line."""
+    top = argparse.ArgumentParser(prog="mmray", description=mmray.__doc__)
+    top.add_argument("--version", action="version", version=f"mmray {mmray.__version__}")
+    verbs = top.add_subparsers(title="verbs", metavar="VERB", required=True)
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--json", action="store_true", help="print one JSON object on stdout")
+    common.add_argument("--verbose", action="store_true", help="log more, on stderr")
+
+    def verb(name: str, function: Any, text: str) -> argparse.ArgumentParser:
+        one = verbs.add_parser(name, help=text, description=text, parents=[common])
+        one.set_defaults(function=function)
+        return one
+
+    one = verb("demo-corpus", _demo_corpus, "make a small synthetic labelled corpus")
+    one.add_argument("folder", metavar="DIR")
+    one.add_argument("--seed", type=int, default=0)
+
+    one = verb("manifest", _manifest, "scan folders, globs, URLs, CSV, JSONL and Parquet lists into a manifest")
+    one.add_argument("sources", metavar="SOURCE", nargs="+")
+    one.add_argument("-o", "--output", required=True, metavar="FILE", help="manifest.parquet to write")
+    one.add_argument("--label-from", metavar="parent|COLUMN", help="the folder a file stands in, or a column")
+    one.add_argument("--join", metavar="FILE", help="a list whose columns are added")
+    one.add_argument("--on", metavar="COLUMN", default="sample_id", help="the list's column that names the sample")
+
+    one = verb("plan", _plan, "probe all media, predict hours, bytes and failures; write the segment table")
+    _config_arguments(one)
+
+    one = verb("extract", _extract, "extract features; what is done is not done again")
+    _config_arguments(one)
+    one.add_argument("--limit", type=_positive, metavar="N", help="only the first N samples of the manifest")
+
+    one = verb("status", _status, "the account of a store")
+    one.add_argument("store", metavar="STORE")
+
+    one = verb("retry", _retry, "put quarantined segments back in the queue")
+    one.add_argument("store", metavar="STORE")
+    one.add_argument("--reason", required=True, metavar="CODE")
+
+    one = verb("verify", _verify, "check the promises of a store")
+    one.add_argument("store", metavar="STORE")
+    one.add_argument("--clean", action="store_true", help="remove what dead runs left")
+
+    one = verb("export", _export, "write one matrix with ids and labels: npz, CSV or Parquet")
+    one.add_argument("store", metavar="STORE")
+    one.add_argument("--extractor", required=True, metavar="ID")
+    one.add_argument("--pooling", default="mean", metavar="P")
+    one.add_argument("-o", "--output", required=True, metavar="FILE")
+
+    one = verb("models", _models, "list, pull and verify weights; make tiny random ones")
+    one.add_argument("action", choices=["list", "pull", "verify", "make-tiny"])
+    one.add_argument("names", metavar="NAME|DIR", nargs="*", help="pull: names or hub ids; make-tiny: the folder")
+    one.add_argument("--into", metavar="URL", help="pull: a folder or URL to put them, instead of MMRAY_HOME")
+    one.add_argument("--seed", type=int, default=0, help="make-tiny: the seed")
+    return top
+
+
+def _config_arguments(one: argparse.ArgumentParser) -> None:
+    one.add_argument("config", metavar="CONFIG")
+    one.add_argument("--manifest", metavar="M", help="instead of the configuration's")
+    one.add_argument("--store", metavar="S", help="instead of the configuration's")
+    one.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", dest="settings", help="any key: a.b=VALUE"
+    )
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError("must be at least 1")
+    return value
+
+
+def _config(arguments: argparse.Namespace) -> Any:
+    from mmray.config import load_extract
+
+    return load_extract(arguments.config, arguments.settings, manifest=arguments.manifest, store=arguments.store)
+
+
+def _demo_corpus(arguments: argparse.Namespace) -> tuple[int, dict[str, Any]]:
+    from mmray import demo
+
+    corpus = demo.make_corpus(Path(arguments.folder), arguments.seed)
+    about = {"folder": str(corpus.folder), "clips": corpus.clips, "descriptions": str(corpus.descriptions)}
+    return DONE, about | {"seed": arguments.seed}
+
+
+def _manifest(arguments: argparse.Namespace) -> tuple[int, dict[str, Any]]:
+    from mmray.tables import manifest, store
+
+    parent = arguments.label_from == "parent"
+    table, passed_over = manifest.gather(arguments.sources, parent)
+    bare = 0
+    if arguments.join:
+        table, bare = manifest.joined(table, arguments.join, arguments.on)
+    if arguments.label_from and not parent:
+        table = manifest.labelled(table, arguments.label_from)
+    store.write_parquet(table, arguments.output)
+    about = {"output": arguments.output, "samples": table.num_rows, "columns": table.column_names}
+    return DONE, about | {"not_media": passed_over, "not_joined": bare}
+
+
+def _plan(arguments: argparse.Namespace) -> tuple[int, dict[str, Any]]:
+    from mmray.pipelines import forecast
+
+    return DONE, forecast.run(_config(arguments), arguments.config)
+
+
+def _extract(arguments: argparse.Namespace) -> tuple[int, dict[str, Any]]:
+    config = _config(arguments)
+    from mmray.pipelines import extract
+    from mmray.tables.ledger import error_rate
+
+    account = extract.run(config, arguments.config, arguments.limit)
+    if not account["adds_up"]:
+        log.error("the account does not add up: this is a bug; `mmray verify %s` says more", config.store)
+        return BROKEN, account
+    rates = {extractor: error_rate(counts) for extractor, counts in account["accounts"].items()}
+    worst = max(rates, key=lambda extractor: rates[extractor])
+    if rates[worst] > config.max_error_rate:
+        allowed = 100 * config.max_error_rate
+        log.error("%s: %.1f %% failed, more than max_error_rate %.1f %%", worst, 100 * rates[worst], allowed)
+        return FAILURES, account
+    return DONE, account
+
+
+def _status(arguments: argparse.Namespace) -> tuple[int, dict[str, Any]]:
+    from mmray.pipelines import status
+
+    return DONE, status.status(arguments.store)
+
+
+def _retry(arguments: argparse.Namespace) -> tuple[int, dict[str, Any]]:
+    from mmray.pipelines import status
+
+    return DONE, status.retry(arguments.store, arguments.reason)
+
+
+def _verify(arguments: argparse.Namespace) -> tuple[int, dict[str, Any]]:
+    from mmray.pipelines import verify
+
+    result = verify.verify(arguments.store, arguments.clean)
+    return (DONE if result["ok"] else FAILURES), result
+
+
+def _export(arguments: argparse.Namespace) -> tuple[int, dict[str, Any]]:
+    from mmray.pipelines import export
+
+    return DONE, export.export(arguments.store, arguments.extractor, arguments.pooling, arguments.output)
+
+
+def _models(arguments: argparse.Namespace) -> tuple[int, dict[str, Any]]:
+    from mmray.pipelines import checkpoints
+
+    return checkpoints.run(arguments.action, arguments.names, arguments.into, arguments.seed)
+
+
+def _log_to_stderr(verbose: bool) -> None:
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    log.addHandler(handler)
+    log.setLevel(logging.DEBUG if verbose else logging.INFO)
+    log.propagate = False
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Run one verb; returns the exit code."""
+    arguments = parser().parse_args(words)
+    _log_to_stderr(arguments.verbose)
+    signal.signal(signal.SIGTERM, _interrupt)  # how `ray job stop` and most schedulers ask
+    try:
+        code, result = arguments.function(arguments)
+    except ConfigError as error:
+        log.error("%s", error)
+        return USAGE
+    except MmrayError as error:
+        log.error("%s", error)
+        return BROKEN
+    except KeyboardInterrupt:
+        log.error("interrupted; what is committed is kept, the same command goes on from there")
+        return INTERRUPTED
+    verb = arguments.function.__name__[1:]
+    try:
+        print(json.dumps(result, ensure_ascii=False) if arguments.json else printing.text(verb, result), flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return int(code)
+
+
+def run() -> None:
+    """Be the ``mmray`` command."""
+    sys.exit(main())
+
+
+if __name__ == "__main__":
+    run()

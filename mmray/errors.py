@@ -1,0 +1,63 @@
+"""The three ways mmray says no, and the reasons a sample can have.
+
+``ConfigError``: before any work, names file and key. ``SampleError``: about one segment, ends in the ledger.
+``MmrayError``: about the run as a whole. Anything else is a bug or the machine, and propagates.
+"""
+
+from enum import StrEnum
+
+
+class Reason(StrEnum):
+    """Why a segment is not simply ok: the ``reason`` column of the ledger."""
+
+    NO_AUDIO = "no_audio"
+    NO_VIDEO = "no_video"
+    NO_IMAGE = "no_image"
+    NO_TEXT = "no_text"
+    TOO_SHORT = "too_short"
+    EMPTY = "empty"
+    TRUNCATED = "truncated"
+    CORRUPT = "corrupt"
+    UNSUPPORTED = "unsupported"
+    UNREADABLE = "unreadable"
+    TOO_LARGE = "too_large"
+    TIMEOUT = "timeout"
+    OUT_OF_MEMORY = "out_of_memory"
+    CRASHED = "crashed"
+    MISSING_FILE = "missing_file"
+    ACCESS_DENIED = "access_denied"
+    QUOTA = "quota"
+    BAD_TEXT = "bad_text"
+    MODEL_ERROR = "model_error"
+    SOURCE_FAILED = "source_failed"
+
+
+# Nothing to do is not a failure: these reasons make a segment skipped.
+SKIPS = frozenset(
+    {Reason.NO_AUDIO, Reason.NO_VIDEO, Reason.NO_IMAGE, Reason.NO_TEXT, Reason.TOO_SHORT, Reason.SOURCE_FAILED}
+)
+
+
+class MmrayError(Exception):
+    """The run as a whole cannot go on; what is committed stays (exit code 3)."""
+
+
+class ConfigError(MmrayError):
+    """What was asked for is wrong; found before any work, names file and key (exit code 2)."""
+
+
+class SampleError(Exception):
+    """One segment cannot be done; it becomes its row of the ledger and everybody else goes on."""
+
+    def __init__(self, reason: Reason, detail: str = "") -> None:
+        super().__init__(reason, detail)
+        self.reason = reason
+        self.detail = detail
+
+    @property
+    def status(self) -> str:
+        """Return ``skipped`` where there was nothing to do, else ``failed``."""
+        return "skipped" if self.reason in SKIPS else "failed"
+
+    def __str__(self) -> str:
+        return f"{self.reason}: {self.detail}" if self.detail else str(self.reason)

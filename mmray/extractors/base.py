@@ -1,0 +1,85 @@
+"""The contract of an extractor.
+
+An extractor is a frozen configuration, light enough for the driver; ``load(device)`` returns the heavy part, in the
+worker: a function from decoded stream items to rows.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from enum import StrEnum
+from typing import Any, ClassVar, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from mmray.errors import SampleError
+from mmray.specs import AnySpec, FrameSpec, Rows, Spec
+
+# Items go in; for each, in order, its Rows, or the SampleError that belongs to that item alone.
+ExtractFn = Callable[[Sequence[Any]], Iterator[Rows | SampleError]]
+Pooling = Literal["mean", "max", "mean+max", "first", "count", "summary"]
+Precision = Literal["float32", "bfloat16", "float16"]
+
+
+class Kind(StrEnum):
+    """What a windows table holds; decides its columns."""
+
+    EMBEDDING = "embedding"
+    TAGS = "tags"
+    DETECTIONS = "detections"
+    DESCRIPTORS = "descriptors"
+
+
+class Extractor(BaseModel):
+    """One way to turn streams into rows.
+
+    Fields that are stream specs are its inputs; their keys stand flat in a configuration entry. ``kind``, ``dim``
+    (of the embedding) and ``labels`` (of scores or classes) say what the rows hold. ``gather``: the function takes
+    one ``Gathered`` per segment (all its items) instead of single items. ``version`` is raised whenever the code
+    changes the numbers.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: ClassVar[str]
+    kind: ClassVar[Kind] = Kind.EMBEDDING
+    version: ClassVar[int] = 1
+    gather: ClassVar[bool] = False
+    poolings: ClassVar[tuple[Pooling, ...]] = ("mean", "max", "mean+max", "first")
+    # How and where it runs, never what it computes: left out of the identity.
+    execution: ClassVar[frozenset[str]] = frozenset({"batch_size", "pooling", "weights", "model"})
+    # Items (pictures, windows, texts) a CPU core does in a second, roughly: what `mmray plan` predicts with.
+    cpu_items_per_s: ClassVar[float] = 50.0
+    # The field that names the checkpoint ("weights" for a file, "model" for a folder), if there is one.
+    checkpoint: ClassVar[Literal["weights", "model"] | None] = None
+
+    source: str = "uri"
+    batch_size: int = Field(16, ge=1, le=4096)
+    pooling: tuple[Pooling, ...] = ("mean",)
+
+    @property
+    def specs(self) -> tuple[AnySpec, ...]:
+        """Return the stream specs, in the order of their fields."""
+        fields = (getattr(self, name) for name in type(self).model_fields)
+        return tuple(value for value in fields if isinstance(value, Spec))  # type: ignore[misc]
+
+    @property
+    def whole_sample(self) -> bool:
+        """Tell whether it needs a sample as one segment (scope ``sample``)."""
+        return any(isinstance(spec, FrameSpec) and spec.whole_sample for spec in self.specs)
+
+    def resolved(self, path: str) -> Self:
+        """Return a copy with what the checkpoint at ``path`` decides (an input size, say) filled in."""
+        del path
+        return self
+
+    def dims(self, path: str | None) -> dict[str, int]:
+        """Return the lengths of the vector columns (``embedding``, ``scores``), read from the checkpoint if need be."""
+        raise NotImplementedError
+
+    def labels(self, path: str | None) -> tuple[str, ...]:
+        """Return the names of the scores or classes, for provenance; empty where there are none."""
+        del path
+        return ()
+
+    def load(self, device: str, path: str | None) -> ExtractFn:
+        """Load the checkpoint at ``path`` (None: no weights) and return the function, on ``device`` (cpu, cuda:0)."""
+        raise NotImplementedError

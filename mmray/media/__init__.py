@@ -1,0 +1,1 @@
+"""Packets to streams: the rooms that live by PyAV."""

@@ -1,0 +1,211 @@
+"""The sound of one medium: packets in, windows of mono sound at each wanted rate out."""
+
+from collections.abc import Iterator
+from fractions import Fraction
+from math import inf
+from typing import Any
+
+import av
+import numpy as np
+import numpy.typing as npt
+from av.audio.resampler import AudioResampler
+
+from mmray.errors import Reason, SampleError
+from mmray.media.seek import block
+from mmray.media.source import DISCONTINUOUS, Source, container_s, stream_start
+from mmray.media.timeline import RESTART_S, Timeline
+from mmray.media.waves import Cutter
+from mmray.specs import AudioSpec, Wave
+
+Mono = npt.NDArray[np.float32]
+
+# Gaps and overlaps up to here are jitter of the timestamps; beyond, they are believed.
+JITTER_S = 0.1
+# Sound ahead of the first wanted sample, for decoders and the resampler to settle: AAC needs 2 frames, MP3 511 bytes
+# of earlier frames, Opus 80 ms.
+PREROLL_S = 1.0
+SILENCE = 10 ** (-60 / 20)  # -60 dB of full scale: below the dither and noise of any recorded room
+LOUDEST = 1e6  # beyond is damage, as NaN is
+SCALES = {"u8": 2.0**-7, "s16": 2.0**-15, "s32": 2.0**-31, "flt": 1.0, "dbl": 1.0}
+BATCH_S = 0.5  # samples that go through the resampler at once
+
+
+class Line:
+    """One output rate: mono blocks in, resampled from a sample on from which segments and the whole agree."""
+
+    def __init__(self, rate_hz: int, cutters: list[Cutter], from_s: float) -> None:
+        self.rate_hz, self.cutters = rate_hz, cutters
+        self._from_s = from_s
+        self._in_rate_hz = 0
+        self._begin: int | None = None
+        self._resampler: AudioResampler | None = None
+
+    def push(self, mono: Mono, position: int, in_rate_hz: int) -> Iterator[tuple[AudioSpec, Wave]]:
+        """Feed samples that start at ``position`` (samples of ``in_rate_hz`` from the start of the sample)."""
+        if in_rate_hz != self._in_rate_hz:
+            yield from self._flush()
+            self._in_rate_hz = in_rate_hz
+            self._resampler = AudioResampler(format="flt", layout="mono", rate=self.rate_hz)
+        if self._begin is None:
+            step = block(in_rate_hz, self.rate_hz)
+            blocks = -(-max(0, position, int(self._from_s * in_rate_hz)) // step)
+            self._begin = blocks * step
+            for cutter in self.cutters:
+                cutter.begin(blocks * (self.rate_hz * step // in_rate_hz))
+        mono = mono[max(0, self._begin - position) :]
+        if mono.size and self._resampler is not None:
+            frame = av.AudioFrame.from_ndarray(mono[np.newaxis], format="flt", layout="mono")
+            frame.sample_rate = in_rate_hz
+            yield from self._cut(self._resampler.resample(frame))
+
+    def finish(self) -> Iterator[tuple[AudioSpec, Wave]]:
+        """Return what is left at the end of the stream."""
+        yield from self._flush()
+        for cutter in self.cutters:
+            for wave in cutter.finish():
+                yield cutter.spec, wave
+
+    def _flush(self) -> Iterator[tuple[AudioSpec, Wave]]:
+        if self._resampler is not None:
+            yield from self._cut([f for f in self._resampler.resample(None) if f is not None])
+
+    def _cut(self, frames: list[av.AudioFrame]) -> Iterator[tuple[AudioSpec, Wave]]:
+        for frame in frames:
+            samples = frame.to_ndarray()[0].clip(-1, 1)
+            for cutter in self.cutters:
+                for wave in cutter.push(samples):
+                    yield cutter.spec, wave
+
+
+class AudioTrack:
+    """Decodes one sound stream once for all lines.
+
+    [``start_s``, ``stop_s``) is the segment (``stop_s`` may be infinite); ``sought``: decoding starts in the middle.
+    Afterwards ``seen`` counts decoded samples (not those
+    of gaps), ``end_s`` is the end of the sound, ``damage`` says what was wrong and ``peak`` how loud the segment was.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        stream: Any,
+        lines: list[Line],
+        start_s: float,
+        stop_s: float,
+        offset_s: float,
+        sought: bool,
+    ) -> None:
+        self.stream, self.lines = stream, lines
+        self.seen = 0
+        self.end_s: float | None = None
+        self.damage: Reason | None = None
+        self.peak: float | None = None
+        self._source, self._sought = source, sought
+        self._start_s, self._stop_s, self._offset_s = start_s, stop_s, offset_s
+        # Time from the medium's start: samples are counted from there, the sample's offset is taken off as samples.
+        self._time = Timeline(source, stream, 0.0, source.format in DISCONTINUOUS)
+        first = stream_start(stream)
+        first_s = float(first - source.zero) if first is not None else 0.0
+        self._early_s = first_s if abs(first_s) <= JITTER_S else 0.0
+        self._longest_gap_s = (container_s(source) or 0.0) + RESTART_S
+        self._rate_hz = 0
+        self._next: int | None = None  # the next sample, from the medium's start
+        self._batch: list[Mono] = []
+        self._batched = 0
+
+    @property
+    def done(self) -> bool:
+        """Tell whether no window needs more."""
+        return all(cutter.done for line in self.lines for cutter in line.cutters)
+
+    def feed(self, packet: av.Packet) -> Iterator[tuple[AudioSpec, Wave]]:
+        """Decode a packet and return the windows that are complete."""
+        frames, fault = self._source.decode(self.stream, packet)
+        if fault and not (packet.pts is not None and self._time.at(packet.pts) - self._offset_s < self._start_s):
+            self.damage = fault
+        for frame in frames:
+            yield from self._arrived(frame)
+
+    def finish(self) -> Iterator[tuple[AudioSpec, Wave]]:
+        """Return what decoder and resamplers still hold, and the windows that the sound fills in part."""
+        if not self.done:
+            frames, fault = self._source.decode(self.stream, None)
+            self.damage = fault or self.damage
+            for frame in frames:
+                yield from self._arrived(frame)
+        yield from self._send()
+        for line in self.lines:
+            yield from line.finish()
+
+    def _arrived(self, frame: av.AudioFrame) -> Iterator[tuple[AudioSpec, Wave]]:
+        rate_hz = frame.sample_rate
+        if rate_hz != self._rate_hz:
+            yield from self._send()
+            if self._next is not None:
+                self._next = round(self._next * Fraction(rate_hz, self._rate_hz))
+            self._rate_hz = rate_hz
+        mono = self._mono(frame)
+        self.seen += mono.size
+        at = round((self._time.of_frame(frame, mono.size / rate_hz) - self._early_s) * rate_hz)
+        if self._next is None:
+            self._next = at if self._sought else 0
+        yield from self._fit(mono, at - self._next)
+
+    def _fit(self, mono: Mono, ahead: int) -> Iterator[tuple[AudioSpec, Wave]]:
+        """Append samples that claim to start ``ahead`` samples behind the last: fill gaps, drop overlaps."""
+        jitter = round(JITTER_S * self._rate_hz)
+        if jitter < ahead <= self._longest_gap_s * self._rate_hz:
+            second = np.zeros(self._rate_hz, np.float32)
+            for filled in range(0, ahead, second.size):
+                yield from self._append(second[: ahead - filled])
+        elif ahead < -jitter:
+            mono = mono[-ahead:]
+        self._hear(mono)
+        yield from self._append(mono)
+
+    def _hear(self, mono: Mono) -> None:
+        """Note how loud the samples are that lie in the segment."""
+        at_s = self._next_s
+        first = max(0, round((self._start_s - at_s) * self._rate_hz))
+        last = mono.size if self._stop_s == inf else max(0, round((self._stop_s - at_s) * self._rate_hz))
+        if mono[first:last].size:
+            self.peak = max(self.peak or 0.0, float(np.abs(mono[first:last]).max()))
+
+    @property
+    def _next_s(self) -> float:
+        assert self._next is not None
+        return (self._next - round(self._offset_s * self._rate_hz)) / self._rate_hz
+
+    def _append(self, mono: Mono) -> Iterator[tuple[AudioSpec, Wave]]:
+        assert self._next is not None
+        self._batch.append(mono)
+        self._batched += mono.size
+        self._next += mono.size
+        self.end_s = self._next_s
+        if self._batched >= BATCH_S * self._rate_hz:
+            yield from self._send()
+
+    def _send(self) -> Iterator[tuple[AudioSpec, Wave]]:
+        """Pass what was gathered on to the lines."""
+        if not self._batched or self._next is None:
+            return
+        mono = np.concatenate(self._batch)
+        position = self._next - self._batched - round(self._offset_s * self._rate_hz)
+        self._batch, self._batched = [], 0
+        for line in self.lines:
+            yield from line.push(mono, position, self._rate_hz)
+
+    def _mono(self, frame: av.AudioFrame) -> Mono:
+        """Return the mean of the channels, float32 in [-1, 1] where the source keeps to it."""
+        kind = frame.format.name.removesuffix("p")
+        if kind not in SCALES:
+            raise SampleError(Reason.UNSUPPORTED, f"samples of format {frame.format.name}")
+        samples = frame.to_ndarray().astype(np.float32)
+        if not frame.format.is_planar:
+            samples = samples.reshape(-1, frame.layout.nb_channels).T
+        samples = (samples - 128 if kind == "u8" else samples) * np.float32(SCALES[kind])
+        if kind in ("flt", "dbl") and not (sane := np.abs(samples) < LOUDEST).all():
+            samples = np.where(sane, samples, 0)
+            self.damage = Reason.CORRUPT
+            self._source.message = "sound holds samples that are not numbers; they count as 0"
+        return samples[0] if len(samples) == 1 else samples.mean(axis=0, dtype=np.float32)

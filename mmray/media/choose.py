@@ -1,0 +1,243 @@
+"""Which frames a spec takes from a stream of shown frames."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from math import ceil, inf
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from mmray.media.picture import Image, Picture, Scaler
+from mmray.specs import Frame, FrameSpec
+
+# Matroska writes whole milliseconds: a frame that is due within one counts as shown.
+TOLERANCE_S = 1e-3
+# Streams of one medium need not begin or end together: this far the first or last frame stands in.
+STAND_IN_S = 0.5
+THUMBNAIL_PX = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """A frame on the screen in [start_s, end_s) of the sample; ``index`` counts from the start of the sample."""
+
+    picture: Picture
+    index: int
+    start_s: float
+    end_s: float
+    first: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """A frame that a spec takes: ``window`` and its span; ``context`` lies ahead of the segment."""
+
+    window: int
+    start_s: float
+    end_s: float
+    context: bool = False
+
+
+class Choice(Protocol):
+    """A rule that takes frames."""
+
+    done: bool
+    need_s: float  # nothing that is shown only before this time is needed any more
+
+    def take(self, shown: Shown) -> list[Chosen]:
+        """Tell as what a frame is taken; it may be several windows, or none."""
+
+    def left(self, end_s: float) -> list[Chosen]:
+        """Tell as what the last frame is taken beyond the end of the stream."""
+
+
+class Points:
+    """Take what is shown at given times: the grid of ``fps``, or the middles of ``uniform`` parts."""
+
+    def __init__(self, step_s: float, phase: float, first: int, stop: int | None, context: int = 0) -> None:
+        """Point k lies at (k + phase) * step_s; ``context`` of them lie before ``first``."""
+        self._step_s, self._phase, self._first = step_s, phase, first
+        self._next, self._stop = max(0, first - context), inf if stop is None else stop
+        self._uniform = phase > 0
+
+    @property
+    def done(self) -> bool:
+        """Tell whether all points are served."""
+        return self._next >= self._stop
+
+    @property
+    def need_s(self) -> float:
+        """Return the time of the next point."""
+        return self._time(self._next)
+
+    def _time(self, index: int) -> float:
+        return (index + self._phase) * self._step_s
+
+    def _chosen(self, index: int) -> Chosen:
+        return Chosen(index, index * self._step_s, (index + 1) * self._step_s, index < self._first)
+
+    def take(self, shown: Shown) -> list[Chosen]:
+        """Take a frame for each point that it is shown at."""
+        taken = []
+        while not self.done and self._time(self._next) + TOLERANCE_S < shown.end_s:
+            late_s = shown.start_s - self._time(self._next) - TOLERANCE_S
+            if late_s <= 0 or (shown.first and late_s <= STAND_IN_S):
+                taken.append(self._chosen(self._next))
+            self._next += 1
+        return taken
+
+    def left(self, end_s: float) -> list[Chosen]:
+        """Let the last frame stand in for uniform points that lie just behind the end."""
+        taken = []
+        while self._uniform and not self.done and self._time(self._next) <= end_s + STAND_IN_S:
+            taken.append(self._chosen(self._next))
+            self._next += 1
+        return taken
+
+    @property
+    def short(self) -> bool:
+        """Tell whether points that have a known number were not served."""
+        return self._uniform and not self.done
+
+
+class Every:
+    """Take frames 0, n, 2n ... of the sample that start in the segment."""
+
+    short = False
+
+    def __init__(self, step: int, start_s: float, end_s: float) -> None:
+        self._step, self._start_s, self._end_s = step, start_s, end_s
+        self.done = False
+
+    @property
+    def need_s(self) -> float:
+        """Return the segment's start: every frame from there on counts."""
+        return self._start_s
+
+    def take(self, shown: Shown) -> list[Chosen]:
+        """Take a frame whose number is due."""
+        self.done = shown.start_s + TOLERANCE_S >= self._end_s
+        if self.done or shown.start_s + TOLERANCE_S < self._start_s or shown.index % self._step:
+            return []
+        return [Chosen(shown.index // self._step, shown.start_s, shown.end_s)]
+
+    def left(self, end_s: float) -> list[Chosen]:
+        """Take nothing: there is no frame behind the end."""
+        del end_s
+        return []
+
+
+def choice(spec: FrameSpec, start_s: float, end_s: float, duration_s: float, still: bool) -> Points | Every:
+    """Return the rule of ``spec`` for the segment [start_s, end_s); ``end_s`` may be infinite, a still has time 0."""
+    if spec.every is not None:
+        return Every(spec.every, -inf if start_s <= 0 else start_s, end_s)
+    if spec.fps is not None:
+        first, stop = ceil(start_s * spec.fps - 1e-6), None if end_s == inf else ceil(end_s * spec.fps - 1e-6)
+        return Points(1 / spec.fps, 0, first, 1 if still else stop, spec.before)
+    count = spec.uniform or spec.candidates
+    step_s = duration_s / count
+    if not step_s:
+        return Points(0, 0.5, 0, count if start_s <= 0 else 0)
+    first, stop = ceil(start_s / step_s - 0.5 - 1e-6), count
+    return Points(step_s, 0.5, first, stop if end_s == inf else min(stop, ceil(end_s / step_s - 0.5 - 1e-6)))
+
+
+class Taker:
+    """One spec's frames: chosen, converted, and told apart from context; ``flags`` sees what was emitted."""
+
+    def __init__(self, spec: FrameSpec, rule: Points | Every) -> None:
+        self.spec, self.rule = spec, rule
+        self.flags = Look()
+        self.frames = 0
+        self._scaler = Scaler(spec)
+        self._gathered: list[tuple[Frame, npt.NDArray[np.float32]]] = []
+
+    def take(self, shown: Shown) -> Iterator[Frame]:
+        """Return the frames that the spec takes of what is shown."""
+        yield from self._emit(shown, self.rule.take(shown))
+
+    def finish(self, last: Shown | None) -> Iterator[Frame]:
+        """Return what is left at the end of the stream or the segment."""
+        if last is not None:
+            yield from self._emit(last, self.rule.left(last.end_s))
+        if self.spec.representative is not None and self._gathered:
+            chosen = representatives([thumb for _, thumb in self._gathered], self.spec.representative)
+            for window, index in enumerate(chosen):
+                frame = self._gathered[index][0]
+                self.frames += 1
+                yield Frame(
+                    frame.image, window, frame.start_s, frame.end_s, frame.frame_s, frame.width, frame.height
+                )  # fmt: skip
+            self._gathered.clear()
+
+    def _emit(self, shown: Shown, taken: list[Chosen]) -> Iterator[Frame]:
+        if not taken:
+            return
+        content, place = self._scaler.content(shown.picture)
+        image = self._scaler.paint(content, place)
+        if not all(chosen.context for chosen in taken):
+            self.flags.see(content, shown.start_s)
+        for chosen in taken:
+            frame = Frame(image, chosen.window, chosen.start_s, chosen.end_s, shown.start_s, *shown.picture.size)
+            if self.spec.representative is not None:
+                self._gathered.append((frame, thumbnail(content)))
+                continue
+            self.frames += not chosen.context
+            yield frame
+
+
+class Look:
+    """Black and frozen pictures, seen on at most 32 x 32 pixels of each emitted frame.
+
+    Black: every frame has a mean below 20 of 255 and 99 % of its values below 32 (limited-range black with noise).
+    Frozen: at least two different frames, and all differ from the first by less than 0.5 grey levels in the mean.
+    """
+
+    def __init__(self) -> None:
+        self.black: bool | None = None
+        self.frozen: bool | None = None
+        self._first: tuple[npt.NDArray[np.int16], float] | None = None
+
+    def see(self, content: Image, time_s: float) -> None:
+        """Look at an emitted picture, uint8 (height, width, 3) without padding."""
+        if self.black is False and self.frozen is False:
+            return
+        rows, columns = (-(-length // THUMBNAIL_PX) for length in content.shape[:2])
+        small = content[::rows, ::columns].astype(np.int16)
+        if self.black is not False:
+            self.black = bool(small.mean() < 20 and np.count_nonzero(small >= 32) <= 0.01 * small.size)
+        if self._first is None:
+            self._first = small, time_s
+        elif time_s != self._first[1] and self.frozen is not False:
+            same = small.shape == self._first[0].shape
+            self.frozen = bool(same and np.abs(small - self._first[0]).mean() < 0.5)
+
+
+def thumbnail(content: Image) -> npt.NDArray[np.float32]:
+    """Return 32 x 32 RGB, flat, each pixel the mean of its part of the picture."""
+    for axis in (0, 1):
+        edges = np.arange(THUMBNAIL_PX) * content.shape[axis] // THUMBNAIL_PX
+        counts = np.diff(np.append(edges, content.shape[axis])).clip(1)
+        sums = np.add.reduceat(content.astype(np.float32), edges, axis=axis)
+        content = sums / counts.reshape((-1, 1, 1) if axis == 0 else (1, -1, 1))
+    return content.astype(np.float32).ravel()
+
+
+def representatives(thumbnails: Sequence[npt.NDArray[np.float32]], count: int) -> list[int]:
+    """Return ``count`` indices in ascending order: the pictures nearest to the k-means centres.
+
+    Where fewer pictures differ, all that differ are taken and the last is repeated.
+    """
+    from sklearn.cluster import KMeans
+    from threadpoolctl import threadpool_limits
+
+    points = np.stack(thumbnails)
+    _, distinct = np.unique(points, axis=0, return_index=True)
+    if len(distinct) > count:
+        # One thread: sums in another order would choose other frames.
+        with threadpool_limits(limits=1):
+            centres = KMeans(n_clusters=count, n_init=1, random_state=0).fit(points[np.sort(distinct)]).cluster_centers_
+        distinct = np.unique([((points - centre) ** 2).sum(axis=1).argmin() for centre in centres])
+    chosen = sorted(int(index) for index in distinct)
+    return chosen + chosen[-1:] * (count - len(chosen))

@@ -1,0 +1,167 @@
+"""Going to the middle of a medium in a way that gives the same frames and samples as decoding from its start."""
+
+from dataclasses import dataclass
+from fractions import Fraction
+from math import gcd
+from typing import Any
+
+from mmray.media.source import MATROSKA, MOV, Source, stream_start
+
+LOOK_PACKETS = 64  # at most so many leading pictures follow a key frame
+# A deinterlaced frame needs the frame before it: seek so much earlier.
+DEINTERLACE_S = 0.25
+PCM_FORMATS = frozenset({"wav", "w64", "aiff", "au", "caf"})
+
+
+SEEKABLE = frozenset({MOV, MATROSKA})
+# One packet, one shown frame: frames can be counted without decoding them. (VP8 and MPEG-2 hide some.)
+COUNTABLE = frozenset({"h264", "hevc", "av1", "vp9", "mpeg4", "mjpeg", "prores", "png", "dnxhd", "ffv1"})
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """A key frame the source stands at: its time from the medium's time 0, the packet, the leading pictures after it."""
+
+    time_s: float
+    packet: Any
+    leading: int
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """Where a video was entered: the key frame, its number in the sample (0 where not asked for)."""
+
+    key: Key
+    index: int
+    interlaced: bool
+
+
+def seekable(source: Source) -> bool:
+    """Tell whether the pictures decode from the middle to the same frames as from the start."""
+    return source.format in SEEKABLE and not source.still
+
+
+def is_interlaced(source: Source, first: Any) -> bool:
+    """Tell by the stream's field order (2 to 5 of AVFieldOrder) or the first frame of the stream."""
+    return not source.still and (source.video.codec_context.field_order > 1 or first.interlaced_frame)
+
+
+def enter_video(source: Source, need_s: float, count_from_s: float | None) -> Entry | None:
+    """Place the source, which reads only its video, at a key frame at or before ``need_s`` of the medium.
+
+    ``count_from_s``: number the frames from there. None: decode from the start, in a fresh source.
+    """
+    stream = source.video
+    assert stream is not None
+    if count_from_s is not None and stream.codec_context.codec.canonical_name not in COUNTABLE:
+        return None
+    reorder = reorder_s(source, stream)
+    first: list[Any] = []
+    while not first and (packet := source.read()) is not None:
+        first, _ = source.decode(stream, packet)
+    if not first or need_s < reorder + 1.0:
+        return None
+    interlaced = is_interlaced(source, first[0])
+    key = to_key(source, stream, need_s - (DEINTERLACE_S if interlaced else 0.0), reorder)
+    if key is None:
+        return None
+    index = frames_before(source, stream, key, count_from_s) if count_from_s is not None else 0
+    return None if index is None else Entry(key, index, interlaced)
+
+
+def to_key(source: Source, stream: Any, need_s: float, reorder_s: float) -> Key | None:
+    """Place the source at a key frame at or before ``need_s`` (from the medium's time 0); None where none was found.
+
+    ``reorder_s``: how far decoding times run ahead of presentation, which most indexes are sorted by. Leading
+    pictures (shown before the key frame, they need what came before it) are left out.
+    """
+    for back_s in (reorder_s, reorder_s + 1.0, reorder_s + 10.0):
+        if not source.seek(stream, need_s - back_s):
+            return None
+        head: list[Any] = []
+        while len(head) < LOOK_PACKETS and (packet := source.read()) is not None:
+            head.append(packet)
+            if packet.pts is None or packet.pts > head[0].pts:
+                break
+        if not head or head[0].pts is None:
+            return None
+        time_s = float(head[0].pts * stream.time_base - source.zero)
+        if head[0].is_keyframe and time_s <= need_s:
+            follow = head[1:] if head[-1].pts is None or head[-1].pts <= head[0].pts else head[-1:]
+            leading = [p for p in head[1:] if p not in follow]
+            source.hold([head[0], *follow])
+            return Key(time_s, head[0], len(leading))
+    return None
+
+
+def reorder_s(source: Source, stream: Any) -> float:
+    """Return by how much the first packet is shown later than it is decoded; reads that packet."""
+    packet = source.read()
+    if packet is None:
+        return 0.0
+    source.hold([packet])
+    if packet.pts is None or packet.dts is None:
+        return 1.0
+    return max(0.0, float((packet.pts - packet.dts) * stream.time_base))
+
+
+def frames_before(source: Source, stream: Any, key: Key, start_s: float) -> int | None:
+    """Count the frames shown from ``start_s`` up to a key frame, without decoding; the source then stands at the key.
+
+    None where the key frame was not met again.
+    """
+    entries = stream.index_entries
+    at = entries.search_timestamp(key.packet.dts, any_frame=True) if key.packet.dts is not None else -1
+    if source.format == MOV and start_s <= 0 and at >= 0 and entries[at].pos == key.packet.pos:
+        return sum(not entries[i].is_discard for i in range(at)) + key.leading
+    if not source.seek(stream, float((stream_start(stream) or source.zero) - source.zero) - 1):
+        return None
+    count = 0
+    while (packet := source.read()) is not None:
+        if packet.pos == key.packet.pos and packet.pts == key.packet.pts:
+            found = to_key(source, stream, key.time_s, 0.0) or to_key(source, stream, key.time_s, 1.0)
+            return count + key.leading if found and found.packet.pos == key.packet.pos else None
+        shown_s = float(packet.pts * stream.time_base - source.zero) if packet.pts is not None else start_s
+        count += not packet.is_discard and (start_s <= 0 or shown_s + 1e-3 >= start_s)
+    return None
+
+
+def to_sound(source: Source, stream: Any, need_s: float) -> bool:
+    """Place the source before ``need_s`` where timestamps there tell the very sample that counting would; else False."""
+    start = stream_start(stream)
+    rate = stream.codec_context.sample_rate
+    if start is None or not rate or (Fraction(rate) * stream.time_base).denominator != 1:
+        return False
+    if source.format in PCM_FORMATS:
+        return stream.codec_context.name.startswith("pcm_") and _arrive(source, stream, need_s)
+    entries = stream.index_entries
+    if source.format != MOV or len(entries) < 3:
+        return False
+    target = int((Fraction(need_s) + source.zero) / stream.time_base)
+    at = entries.search_timestamp(target, any_frame=True)
+    if at < 2:
+        return False
+    # Packets of one length up to here: no gap or jitter that counting would have passed over.
+    length = entries[2].timestamp - entries[1].timestamp
+    pcm = stream.codec_context.name.startswith("pcm_")
+    if not pcm and entries[at].timestamp - entries[0].timestamp != at * length:
+        return False
+    return _arrive(source, stream, need_s)
+
+
+def _arrive(source: Source, stream: Any, need_s: float) -> bool:
+    """Seek, and tell whether the next packet really lies at or before ``need_s``."""
+    if not source.seek(stream, need_s) or (packet := source.read()) is None:
+        return False
+    source.hold([packet])
+    return packet.pts is not None and float(packet.pts * stream.time_base - source.zero) <= need_s
+
+
+def block(in_rate_hz: int, out_rate_hz: int) -> int:
+    """Return after how many input samples the resampler stands as it did at the start."""
+    return in_rate_hz // gcd(in_rate_hz, out_rate_hz)
+
+
+def key_times(source: Source, stream: Any, reorder_s: float) -> list[float]:
+    """Return the times of the key frames that the index knows, ascending; never earlier than they are shown."""
+    return [float(e.timestamp * stream.time_base - source.zero) + reorder_s for e in stream.index_entries if e.is_keyframe]

@@ -1,0 +1,282 @@
+"""The one door to a medium: open it, choose its streams, read packets and decode them whatever they hold.
+
+Media are always read through a file object from ``storage`` and never by name, so that names with %, : or quotes and
+remote URLs work alike, and a playlist cannot reach other files.
+"""
+
+import logging
+import os
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from fractions import Fraction
+from typing import Any, BinaryIO
+
+import av
+import av.error
+import av.logging
+from av.audio.stream import AudioStream
+from av.container import InputContainer
+from av.stream import Discard, Disposition
+from av.video.stream import VideoStream
+
+from mmray import storage
+from mmray.errors import Reason, SampleError
+
+# What decoders say belongs to the sample they say it about, not on the screen: it is captured per call.
+av.logging.set_level(av.logging.ERROR)
+av.logging.set_skip_repeated(False)
+logging.getLogger("libav").addHandler(logging.NullHandler())
+
+MAX_PIXELS = 100_000_000
+MAX_DEMUX_ERRORS = 1000  # in a row: a demuxer that no longer moves
+BUFFER_BYTES = 128 * 1024
+MOV = "mov,mp4,m4a,3gp,3g2,mj2"
+MATROSKA = "matroska,webm"
+STILL_BRANDS = frozenset({"avif", "heic", "heix", "heim", "heis", "mif1"})
+# Formats that only name other files.
+PLAYLISTS = frozenset({"hls", "concat", "sdp", "rtsp", "dash", "imf", "mpegtsraw"})
+# Timestamps may start anew in the middle.
+DISCONTINUOUS = frozenset({"mpegts", "mpeg"})
+# The header's word on the duration is a promise there; elsewhere FFmpeg estimates it.
+DECLARED = frozenset({MOV, MATROSKA, "avi", "asf", "flv"})
+MAGIC = (b"\x1aE\xdf\xa3", b"RIFF", b"OggS", b"fLaC", b"ID3", b"FLV", b"FORM", b"GIF8", b"\x89PNG", b"\xff\xd8\xff",
+         b"\0\0\x01\xba", b"0&\xb2u", b"II*\0", b"MM\0*", b"#!AMR", b"caff")  # fmt: skip
+MAGIC_BOXES = (b"ftyp", b"moov", b"mdat", b"wide", b"styp", b"moof")
+
+
+def reason_of(error: av.FFmpegError) -> Reason:
+    """Name what an error of FFmpeg says about a sample; MemoryError is the machine's and is raised again."""
+    if isinstance(error, MemoryError):
+        raise error
+    lacking = (
+        av.error.LookupError,  # no decoder, demuxer, protocol, filter of that name
+        av.error.PatchWelcomeError,
+        av.error.ExperimentalError,
+        av.error.NotImplementedError,
+    )
+    return Reason.UNSUPPORTED if isinstance(error, lacking) else Reason.CORRUPT
+
+
+class _Nameless:
+    """Show FFmpeg the content only: it would take ``%d`` or ``*`` in a name for a pattern of many files."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.read, self.seek, self.tell, self.close = file.read, file.seek, file.tell, file.close
+
+
+class Source:
+    """An opened medium.
+
+    ``video`` is FFmpeg's best video stream that is not cover art, ``audio`` all sound streams in their order, ``zero``
+    the timestamp in seconds that counts as time 0, ``message`` the last thing a decoder complained about.
+    """
+
+    def __init__(self, uri: str) -> None:
+        self.uri = uri
+        self.message = ""
+        self._held: deque[av.Packet] = deque()
+        self._demuxed: Iterator[av.Packet] = iter(())
+        self._wanted: list[Any] = []
+        self._errors_in_row = 0
+        self.demux_errors = 0
+        self._file = _opened(uri)
+        try:
+            self.container = self._open()
+            self._survey()
+        except BaseException:
+            self._file.close()
+            raise
+
+    def _open(self) -> InputContainer:
+        head = _head(self._file)
+        try:
+            with self.listening():
+                container = av.open(
+                    _Nameless(self._file),
+                    buffer_size=BUFFER_BYTES,
+                    metadata_errors="replace",
+                    # No demuxer may open anything else: playlists fail here.
+                    container_options={"protocol_whitelist": "none"},
+                )
+        except av.FFmpegError as error:
+            known = head.startswith(MAGIC) or head[4:8] in MAGIC_BOXES
+            reason = Reason.TRUNCATED if known and reason_of(error) is Reason.CORRUPT else Reason.UNSUPPORTED
+            raise SampleError(reason, self.message or str(error.strerror)) from error
+        except OSError as error:
+            raise SampleError(Reason.UNREADABLE, str(error)) from error
+        assert isinstance(container, InputContainer)
+        return container
+
+    def _survey(self) -> None:
+        self.format = self.container.format.name
+        if PLAYLISTS.intersection(self.format.split(",")):
+            raise SampleError(Reason.UNSUPPORTED, f"{self.format} names other files; give the media themselves")
+        streams = self.container.streams
+        self.audio: tuple[AudioStream, ...] = streams.audio
+        moving = [s for s in streams.video if not s.disposition & (Disposition.attached_pic | 1 << 11)]
+        best = streams.best("video")
+        self.video: VideoStream | None = best if best in moving else next(iter(moving), None)  # type: ignore[assignment]
+        brand = self.container.metadata.get("major_brand", "")
+        self.still = self.format.endswith("_pipe") or (self.format == MOV and brand in STILL_BRANDS)
+        if self.still and sum(s.width == moving[0].width for s in moving) > 2:
+            raise SampleError(Reason.UNSUPPORTED, "picture of tiles (HEIF grid); convert it to JPEG or PNG")
+        self.zero = self._zero()
+
+    def _zero(self) -> Fraction:
+        """Return the container's start time, taken from the stream it stands for: the container rounds to 1 us."""
+        if self.still or self.container.start_time is None:
+            return Fraction(0)
+        zero = Fraction(self.container.start_time, av.time_base)
+        starts = [start for s in self.container.streams if (start := stream_start(s)) is not None]
+        return min(starts, key=lambda start: abs(start - zero), default=zero)
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Keep the last complaint of the decoders that run in this thread."""
+        with av.logging.Capture() as logs:
+            yield
+        for level, name, text in logs:
+            if level <= av.logging.ERROR:
+                self.message = f"{name}: {text.strip()}"
+
+    def want(self, streams: list[Any]) -> None:
+        """Read only ``streams`` from here on; demuxers skip the bytes of the others where they can."""
+        self._wanted = streams
+        for stream in self.container.streams:
+            stream.discard = Discard.default if stream in streams else Discard.all
+        self._restart()
+
+    def _restart(self) -> None:
+        self._held.clear()
+        self._demuxed = self.container.demux(self._wanted)
+
+    def read(self) -> av.Packet | None:
+        """Return the next packet, None at the end; damage is counted in ``demux_errors`` and passed over."""
+        if self._held:
+            return self._held.popleft()
+        while self._errors_in_row < MAX_DEMUX_ERRORS:
+            try:
+                with self.listening():
+                    packet = next(self._demuxed)
+            except StopIteration:
+                return None
+            except av.FFmpegError as error:
+                reason_of(error)
+                self.message = self.message or str(error.strerror)
+                self.demux_errors += 1
+                self._errors_in_row += 1
+                self._demuxed = self.container.demux(self._wanted)
+                continue
+            except OSError as error:
+                raise SampleError(Reason.UNREADABLE, str(error)) from error
+            self._errors_in_row = 0
+            # Empty packets (dropped frames of AVI, PyAV's own flush) would end the decoder for good.
+            if packet.size:
+                return packet
+        return None
+
+    def hold(self, packets: list[av.Packet]) -> None:
+        """Give packets back, to be read again first."""
+        self._held.extendleft(reversed(packets))
+
+    def seek(self, stream: Any, time_s: float) -> bool:
+        """Go to the key packet at or before a time; tell whether the demuxer could."""
+        try:
+            with self.listening():
+                self.container.seek(int((Fraction(time_s) + self.zero) / stream.time_base), stream=stream)
+        except av.FFmpegError as error:
+            reason_of(error)
+            return False
+        self._restart()
+        return True
+
+    def decode(self, stream: Any, packet: av.Packet | None) -> tuple[list[Any], Reason | None]:
+        """Decode a packet (None: what the decoder still holds) to frames, and what was wrong with it."""
+        try:
+            with self.listening():
+                return stream.codec_context.decode(packet), None
+        except av.FFmpegError as error:
+            reason = reason_of(error)
+            self.message = self.message or str(error.strerror)
+            return [], reason
+
+    def close(self) -> None:
+        """Close the medium."""
+        self._demuxed = iter(())
+        self.container.close()
+        self._file.close()
+
+
+def prepare(stream: Any) -> None:
+    """Let a stream decode in the calling thread; raise ``unsupported`` or ``too_large`` where it cannot be decoded."""
+    if stream.codec_context is None:
+        raise SampleError(Reason.UNSUPPORTED, f"no decoder for {stream.type} stream {stream.index}")
+    if stream.type == "video":
+        check_size(stream.codec_context.width, stream.codec_context.height)
+    stream.codec_context.thread_type = "NONE"
+    stream.codec_context.thread_count = 1
+
+
+def check_size(width: int, height: int) -> None:
+    """Raise ``too_large`` for pictures beyond 100 megapixels."""
+    if width * height > MAX_PIXELS:
+        raise SampleError(Reason.TOO_LARGE, f"{width} x {height} pixels; at most {MAX_PIXELS:,} are decoded")
+
+
+def stream_start(stream: Any) -> Fraction | None:
+    """Return a stream's first timestamp in seconds, where known."""
+    if stream.start_time is None or stream.time_base is None:
+        return None
+    return Fraction(stream.start_time * stream.time_base)
+
+
+def declared_s(source: Source, stream: Any) -> float | None:
+    """Return the end of a stream as its header promises it, in seconds from time 0; None where it does not."""
+    start = float((stream_start(stream) or source.zero) - source.zero)
+    if source.still or source.format not in DECLARED:
+        return None
+    if stream.duration:
+        return start + float(stream.duration * stream.time_base)
+    return _tagged_s(stream.metadata)
+
+
+def _tagged_s(metadata: dict[str, str]) -> float | None:
+    """Read Matroska's statistics tag DURATION, such as 00:00:03.000000000."""
+    for key, value in metadata.items():
+        parts = value.strip().split(":")
+        if key.partition("-")[0] == "DURATION" and len(parts) == 3:
+            try:
+                return int(parts[0]) * 3600 + int(parts[1]) * 60 + float(parts[2])
+            except ValueError:
+                return None
+    return None
+
+
+def container_s(source: Source) -> float | None:
+    """Return the duration of the whole medium as FFmpeg reads or estimates it."""
+    if source.still or not source.container.duration:
+        return None
+    return source.container.duration / av.time_base
+
+
+def _opened(uri: str) -> BinaryIO:
+    try:
+        return storage.open_read(uri)
+    except FileNotFoundError as error:
+        raise SampleError(Reason.MISSING_FILE, uri) from error
+    except PermissionError as error:
+        raise SampleError(Reason.ACCESS_DENIED, str(error)) from error
+    except OSError as error:
+        raise SampleError(Reason.UNREADABLE, str(error)) from error
+
+
+def _head(file: BinaryIO) -> bytes:
+    try:
+        head = file.read(64)
+        file.seek(0, os.SEEK_SET)
+    except OSError as error:
+        raise SampleError(Reason.UNREADABLE, str(error)) from error
+    if not head:
+        raise SampleError(Reason.EMPTY, "the file has no bytes")
+    return head

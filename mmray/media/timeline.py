@@ -1,0 +1,47 @@
+"""Timestamps of one stream to seconds of the sample."""
+
+from fractions import Fraction
+from typing import Any
+
+from mmray.media.source import Source
+
+# A jump this far, in formats whose timestamps may start anew, is a new start and not a gap.
+RESTART_S = 10.0
+
+
+class Timeline:
+    """Sample time of one stream's frames: presentation timestamps less time zero and the sample's offset."""
+
+    def __init__(self, source: Source, stream: Any, offset_s: float, restarts: bool) -> None:
+        self._base = Fraction(stream.time_base or 1)
+        self._zero = source.zero + Fraction(offset_s)
+        self._restarts = restarts
+        self._shift_s = 0.0
+        self._next_s: float | None = None
+
+    def at(self, timestamp: int) -> float:
+        """Return the time of a timestamp."""
+        return float(timestamp * self._base - self._zero) + self._shift_s
+
+    def of_packet(self, packet: Any) -> float:
+        """Return the time of a packet that has a presentation timestamp."""
+        return self.at(packet.pts)
+
+    def of_frame(self, frame: Any, usual_s: float) -> float:
+        """Return the time of the next decoded frame; without a timestamp it follows the one before."""
+        timestamp = frame.pts if frame.pts is not None else frame.dts
+        if timestamp is None:
+            time_s = self._next_s if self._next_s is not None else self.at(0)
+        else:
+            base = frame.time_base or self._base
+            time_s = float(timestamp * base - self._zero) + self._shift_s
+            if self._restarts and self._next_s is not None and abs(time_s - self._next_s) > RESTART_S:
+                self._shift_s += self._next_s - time_s
+                time_s = self._next_s
+        duration_s = float(frame.duration * self._base) if frame.duration else usual_s
+        self._next_s = time_s + duration_s
+        return time_s
+
+    def jumped(self) -> None:
+        """Forget what came before: the next frame follows a seek."""
+        self._next_s = None

@@ -1,0 +1,1 @@
+"""Networks that no library has, and where weights come from."""

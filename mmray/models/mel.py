@@ -1,0 +1,73 @@
+"""Log-mel spectrograms as the AudioSet models take them (YAMNet, VGGish).
+
+Source: tensorflow/models, research/audioset (Apache-2.0), rebuilt from its published numbers. Frames are cut without
+padding, windowed (periodic Hann) and then padded to the FFT length at their end: torch.stft centres a short window in
+a longer FFT and is one frame short (up to 2.4 log units off), torchaudio's mel triangles are linear in Hz.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class MelSettings:
+    """Geometry of a spectrogram: lengths in samples, frequencies in Hz; ``offset`` keeps the logarithm finite."""
+
+    rate_hz: int = 16_000
+    frame: int = 400
+    hop: int = 160
+    fft: int = 512
+    bands: int = 64
+    low_hz: float = 125.0
+    high_hz: float = 7_500.0
+    offset: float = 0.001
+
+    def frames(self, samples: int) -> int:
+        """Return how many whole frames that many samples hold."""
+        return max(0, (samples - self.frame) // self.hop + 1)
+
+
+def hertz_to_mel(hertz: npt.ArrayLike) -> npt.NDArray[np.float64]:
+    """Convert to mel (HTK)."""
+    return 1127.0 * np.log1p(np.asarray(hertz, np.float64) / 700.0)
+
+
+def mel_matrix(settings: MelSettings) -> npt.NDArray[np.float64]:
+    """Return the triangles, linear in mel with peak 1, that turn magnitudes into bands: (fft / 2 + 1, bands)."""
+    bins = hertz_to_mel(np.linspace(0.0, settings.rate_hz / 2, settings.fft // 2 + 1))[:, None]
+    edges = np.linspace(hertz_to_mel(settings.low_hz), hertz_to_mel(settings.high_hz), settings.bands + 2)
+    low, peak, high = edges[:-2], edges[1:-1], edges[2:]
+    matrix = np.maximum(0.0, np.minimum((bins - low) / (peak - low), (high - bins) / (high - peak)))
+    matrix[0] = 0.0  # no mean in any band
+    return matrix
+
+
+class LogMel:
+    """The spectrogram as a function on one device."""
+
+    def __init__(self, settings: MelSettings, device: str) -> None:
+        self.settings = settings
+        self.hann = torch.hann_window(settings.frame, periodic=True, device=device)
+        self.matrix = torch.from_numpy(mel_matrix(settings)).float().to(device)
+
+    def __call__(self, samples: Tensor) -> Tensor:
+        """Turn float32 samples (n,), n >= frame, into natural log-mel (frames, bands)."""
+        frames = samples.unfold(0, self.settings.frame, self.settings.hop)
+        magnitude = torch.fft.rfft(frames * self.hann, self.settings.fft).abs()
+        return torch.log(magnitude @ self.matrix + self.settings.offset)
+
+    def patches(self, samples: npt.NDArray[np.float32], count: int, length: int, hop: int) -> Tensor:
+        """Cut ``count`` patches of ``length`` frames every ``hop`` frames: (count, length, bands).
+
+        Sound that ends before the last patch is padded with zeros; frames that patches share are computed once.
+        """
+        s = self.settings
+        needed = ((count - 1) * hop + length - 1) * s.hop + s.frame
+        wave = torch.zeros(needed, dtype=torch.float32)
+        wave[: samples.size] = torch.from_numpy(np.ascontiguousarray(samples[:needed], np.float32))
+        spectrogram = self(wave.to(self.hann.device))
+        return spectrogram.unfold(0, length, hop).transpose(1, 2)

@@ -1,0 +1,163 @@
+"""Bring models to this machine (or to a shared folder) once, check them, and list them.
+
+The only part of mmray that asks the network for weights; workers load offline.
+"""
+
+import hashlib
+import http.client
+import shutil
+import tempfile
+import urllib.parse
+import urllib.request
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from mmray import storage
+from mmray.errors import ConfigError, MmrayError
+from mmray.models import digest, weights
+from mmray.models.weights import Model
+
+PATTERNS = ["*.safetensors", "*.json", "*.txt", "*.model"]
+UNWANTED = ["onnx/*", "openvino/*", "*/onnx/*", "*/openvino/*"]
+LIMIT_BYTES = 20 * 2**30  # for a download whose size the catalogue does not know
+BLOCK_BYTES = 2**20
+TIMEOUT_S = 60
+ADVICE = "; on a machine without a network, copy the files over and give their path wherever the name stands"
+
+
+def pull(names: list[str], into: str | None = None) -> list[str]:
+    """Download models by name (of the catalogue, or any hub id) and return where each now is.
+
+    ``into``: a folder or fsspec URL; default ``MMRAY_HOME/models``, where what is there already stays as it is.
+    ConfigError for an unknown name; MmrayError where the network fails or a checksum is wrong: nothing is kept then.
+    """
+    target = into or str(digest.home() / "models")
+    return [_pull(_wanted(name), target, keep=into is None) for name in names]
+
+
+def verify() -> list[tuple[str, bool, str]]:
+    """Read every model of the catalogue that is here and return (name, whether it is right, why)."""
+    found = []
+    for model in weights.catalogue():
+        path = weights.locate(model.name)
+        if path is not None:
+            file = path / model.file
+            problem = _problem(model, digest.sha256(file)) if file.is_file() else f"{file}: is missing"
+            fine = "sha256 is right" if model.sha256 else "here; no sha256 is known for it"
+            found.append((model.name, problem is None, problem or fine))
+    return found
+
+
+def listing() -> list[dict[str, Any]]:
+    """Return one row per model of the catalogue, as ``mmray models list --json`` prints it."""
+    columns = ("name", "source", "revision", "sha256", "licence", "non_commercial", "size_bytes")
+    return [
+        {column: getattr(model, column) for column in columns} | {"present": weights.locate(model.name) is not None}
+        for model in weights.catalogue()
+    ]
+
+
+def _wanted(name: str) -> Model:
+    if model := weights.find(name):
+        return model
+    if weights.HUB_ID.fullmatch(name):
+        return Model(name=name, source=name)
+    raise ConfigError(weights.unknown(name))
+
+
+def _pull(model: Model, target: str, keep: bool) -> str:
+    place = storage.join(target, model.folder)
+    if keep and Path(place).is_dir():
+        return place
+    with tempfile.TemporaryDirectory(dir=_beside(target), prefix=storage.TEMPORARY) as temporary:
+        folder = Path(temporary) / model.folder
+        folder.mkdir()
+        if model.on_hub:
+            _from_hub(model, folder)
+        else:
+            _from_url(model, folder / model.file)
+        if storage.is_remote(place):
+            _upload(folder, place)
+        else:
+            shutil.rmtree(place, ignore_errors=True)
+            folder.rename(place)
+    return place
+
+
+def _beside(target: str) -> Path | None:
+    """Return where to collect a download: on the target's own disk, so that it can be renamed into place."""
+    if storage.is_remote(target):
+        return None
+    folder = storage.local_path(target)
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _upload(folder: Path, place: str) -> None:
+    for path in sorted(folder.rglob("*")):
+        if path.is_file():
+            with (
+                path.open("rb") as file,
+                storage.create(storage.join(place, path.relative_to(folder).as_posix())) as copy,
+            ):
+                shutil.copyfileobj(file, copy)
+
+
+def _from_hub(model: Model, folder: Path) -> None:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]  # httpx's, whichever httpx the hub uses
+
+    try:
+        snapshot_download(
+            model.source, revision=model.revision, local_dir=folder, allow_patterns=PATTERNS, ignore_patterns=UNWANTED
+        )
+    except (HTTPError, OSError) as error:
+        raise MmrayError(f"{model.name}: cannot be downloaded from the Hugging Face hub: {error}{ADVICE}") from error
+    shutil.rmtree(folder / ".cache", ignore_errors=True)
+    if not any(path.suffix == ".safetensors" for path in folder.rglob("*")):
+        raise MmrayError(f"{model.name}: this revision has no safetensors, and mmray loads no pickles; pin another one")
+    file = folder / model.file
+    if file.is_file() and (problem := _problem(model, digest.sha256(file))):
+        raise MmrayError(problem)
+
+
+def _from_url(model: Model, file: Path) -> None:
+    _check_scheme(model.source)
+    # The catalogue's sizes of what has no checksum are rounded: twice that is certainly something else.
+    limit_bytes = 2 * model.size_bytes if model.size_bytes else LIMIT_BYTES
+    try:
+        with urllib.request.urlopen(model.source, timeout=TIMEOUT_S) as response, file.open("xb") as copy:  # noqa: S310
+            _check_scheme(response.url)  # a redirect may have left https
+            found = _copied(response, copy, limit_bytes)
+    except (OSError, http.client.HTTPException) as error:
+        raise MmrayError(f"{model.name}: cannot be downloaded from {model.source}: {error}{ADVICE}") from error
+    if found is None:
+        raise MmrayError(f"{model.name}: {model.source} sends more than {limit_bytes:,} bytes; nothing was kept")
+    if problem := _problem(model, found):
+        raise MmrayError(f"{problem}; nothing was kept")
+
+
+def _copied(source: BinaryIO, target: BinaryIO, limit_bytes: int) -> str | None:
+    """Copy and return the SHA-256; None, and stop, beyond the limit."""
+    found = hashlib.sha256()
+    size_bytes = 0
+    while block := source.read(BLOCK_BYTES):
+        size_bytes += len(block)
+        if size_bytes > limit_bytes:
+            return None
+        found.update(block)
+        target.write(block)
+    return found.hexdigest()
+
+
+def _check_scheme(url: str) -> None:
+    parts = urllib.parse.urlsplit(url)
+    loopback = parts.hostname in {"localhost", "127.0.0.1", "::1"}
+    if parts.scheme != "https" and not (parts.scheme == "http" and loopback):
+        raise MmrayError(f"{url}: weights come over https only")
+
+
+def _problem(model: Model, found: str) -> str | None:
+    if model.sha256 in (None, found):
+        return None
+    return f"{model.name}: the sha256 of {model.file} is {found}, and should be {model.sha256}"

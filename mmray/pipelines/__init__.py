@@ -1,0 +1,1 @@
+"""The runs. The only rooms that import ray."""

@@ -1,0 +1,140 @@
+"""What an actor is at work on, written down before it begins, so that a death is blamed on the right segment.
+
+An actor keeps one small file under STORE/begun. A file whose owner died stays behind. One that names a single
+segment is an attempt of that segment; one that names several makes them suspects, which then run alone.
+"""
+
+import faulthandler
+import json
+import os
+import socket
+import tempfile
+import time
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mmray import storage
+from mmray.errors import Reason
+from mmray.tables.store import Store
+
+Key = tuple[str, str, int, str]  # sample_id, source, segment, input
+LOADING: Key = ("", "", -1, "")  # stands for the loading of models, which may crash as well
+
+
+@dataclass(frozen=True, slots=True)
+class Leftover:
+    """What a dead actor was at work on, and what it said last."""
+
+    keys: frozenset[Key]
+    words: str
+    dead: bool  # for certain: its process ran on this node and is gone
+
+    @property
+    def alone(self) -> bool:
+        """Tell whether there is no doubt which segment it was."""
+        return len(self.keys) == 1
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """How often a segment killed the process that worked on it."""
+
+    deaths: int
+    suspect: bool
+    words: str
+
+    @property
+    def reason(self) -> Reason:
+        """Return ``timeout`` where the watchdog ended it, else ``crashed``."""
+        return Reason.TIMEOUT if "Timeout (" in self.words else Reason.CRASHED
+
+    @property
+    def detail(self) -> str:
+        """Say what happened in words."""
+        last = self.words.strip() or "none: killed from outside (out of memory, kill -9, a lost machine)"
+        return f"its process died {self.deaths} times; last words: {last}"
+
+
+class Begun:
+    """The file of this actor, and the watchdog that guards what it names."""
+
+    def __init__(self, store: Store, run_id: str, timeout_s: float) -> None:
+        self._store = store
+        self._timeout_s = timeout_s
+        self.name = f"{run_id}-{uuid.uuid4().hex[:12]}"
+        self._words_path = Path(tempfile.gettempdir()) / f"mmray-{self.name}.txt"
+        self._words = self._words_path.open("w")
+        faulthandler.enable(self._words)
+
+    def set(self, keys: Sequence[Key]) -> None:
+        """Name what is worked on from now on, and give it ``timeout_s`` seconds."""
+        about = {
+            "segments": sorted(keys),
+            "node": socket.gethostname(),
+            "pid": os.getpid(),
+            "words": str(self._words_path),
+            "at": time.time(),
+        }
+        storage.put(self._path, json.dumps(about, ensure_ascii=False).encode())
+        faulthandler.dump_traceback_later(self._timeout_s, exit=True, file=self._words)
+
+    def clear(self) -> None:
+        """Say that nothing is being worked on."""
+        faulthandler.cancel_dump_traceback_later()
+        storage.delete([self._path])
+
+    @property
+    def _path(self) -> str:
+        return self._store.path("begun", f"{self.name}.json")
+
+
+def leftovers(store: Store) -> list[Leftover]:
+    """Read what dead actors (and those at work right now) have named."""
+    found = []
+    for entry in storage.files(store.path("begun"), ".json"):
+        try:
+            about = json.loads(storage.read_bytes(entry.uri))
+        except FileNotFoundError:
+            continue  # its owner has just finished
+        keys = frozenset((str(s), str(c), int(n), str(i)) for s, c, n, i in about["segments"])
+        found.append(Leftover(keys, _last_words(about), _is_dead(about)))
+    return found
+
+
+def _is_dead(about: dict[str, Any]) -> bool:
+    if about["node"] != socket.gethostname():
+        return False
+    try:
+        os.kill(int(about["pid"]), 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        return False
+    return False
+
+
+def _last_words(about: dict[str, Any]) -> str:
+    if about["node"] != socket.gethostname():
+        return ""
+    try:
+        lines = Path(about["words"]).read_text(errors="replace").splitlines()
+    except OSError:
+        return ""
+    return " | ".join(line.strip() for line in lines[:12])
+
+
+def record(key: Key, left: Sequence[Leftover]) -> Record:
+    """Return what the leftovers say of one segment that nobody else works on now."""
+    own = [leftover for leftover in left if key in leftover.keys]
+    alone = sum(leftover.alone for leftover in own)
+    deaths = len(own) if alone else 0
+    words = next((leftover.words for leftover in reversed(own) if leftover.words), "")
+    return Record(deaths, bool(own), words)
+
+
+def forget(store: Store) -> None:
+    """Delete every note: the run is over and all it named is in the ledger."""
+    storage.delete(entry.uri for entry in storage.files(store.path("begun"), ".json"))

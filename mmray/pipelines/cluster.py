@@ -1,0 +1,76 @@
+"""Connect to Ray: an embedded one on this machine, or the cluster that RAY_ADDRESS names."""
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from mmray.config import Resources
+from mmray.errors import ConfigError
+
+log = logging.getLogger(__name__)
+
+
+def cores() -> int:
+    """Return the number of cores this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+@contextmanager
+def connected() -> Iterator[Any]:
+    """Yield the ``ray`` module, connected; an embedded Ray is stopped again at the end."""
+    defaults = {
+        "RAY_USAGE_STATS_ENABLED": "0",  # also stops the probes of cloud metadata addresses
+        "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
+        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+        "RAY_TQDM_PATCH_PRINT": "0",
+    }
+    for name, value in defaults.items():
+        os.environ.setdefault(name, value)
+    import ray
+
+    if ray.is_initialized():
+        yield ray
+        return
+    address = os.environ.get("RAY_ADDRESS")
+    options: dict[str, Any] = {"logging_level": logging.WARNING, "log_to_driver": log.isEnabledFor(logging.DEBUG)}
+    if address:
+        log.info("using the Ray cluster at %s", address)
+        ray.init(address=address, **options)
+    else:
+        # "local": without it Ray would try to join whatever a killed `ray start` left behind.
+        ray.init(address="local", num_cpus=cores(), include_dashboard=False, **options)
+    _quiet(ray)
+    try:
+        yield ray
+    finally:
+        ray.shutdown()
+
+
+def _quiet(ray: Any) -> None:
+    import ray.data
+
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    for name in ("ray.data", "ray.data._internal"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def pool_size(ray: Any, resources: Resources, batches: int) -> tuple[int, int, float]:
+    """Return least and most actors, and GPUs for each, that fit the cluster; ConfigError where not even one does."""
+    total = ray.cluster_resources()
+    cpus, gpus = float(total.get("CPU", 0)), float(total.get("GPU", 0))
+    gpus_each = resources.gpus_per_actor if resources.gpus_per_actor is not None else float(min(gpus, 1))
+    fit = int(cpus / resources.cpus_per_actor)
+    if gpus_each:
+        fit = min(fit, int(gpus / gpus_each))
+    least, most = resources.actors or (max(1, fit), max(1, fit))
+    if fit < least:
+        need = f"{least} actor(s) with {resources.cpus_per_actor:g} CPU and {gpus_each:g} GPU each"
+        have = f"the cluster has {cpus:g} CPU and {gpus:g} GPU"
+        if not (os.environ.get("RAY_ADDRESS") and resources.actors):
+            raise ConfigError(f"resources: {need} do not fit: {have}; lower resources.actors or gpus_per_actor")
+        log.warning("%s do not fit yet: %s; waiting for it to grow", need, have)
+    return max(1, min(least, batches)), max(1, min(most, batches)), gpus_each

@@ -1,0 +1,206 @@
+"""The extraction run: from a configuration to feature tables and an account of every sample."""
+
+import json
+import logging
+import os
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import polars as pl
+import pyarrow as pa
+
+from mmray import provenance, storage
+from mmray.config import ExtractConfig
+from mmray.errors import ConfigError, MmrayError
+from mmray.pipelines import begun, cluster, plan, pool, record, tidy, work
+from mmray.pipelines.console import Progress
+from mmray.pipelines.job import Task
+from mmray.pipelines.job import tasks as build_tasks
+from mmray.pipelines.state import State, look, probed
+from mmray.tables import ledger, manifest
+from mmray.tables.store import Store, locked, open_store
+
+log = logging.getLogger(__name__)
+
+COMMIT_S = 2.0
+
+
+def run(config: ExtractConfig, file: str = "configuration", limit: int | None = None) -> dict[str, Any]:
+    """Extract everything that is not done yet; returns the account (the object that ``--json`` prints)."""
+    started = time.perf_counter()
+    run_id = provenance.new_run_id()
+    samples = manifest.read(config.manifest)
+    tasks = build_tasks(config.extractors, file, samples.column_names)
+    _check_store(config, file)
+    store = open_store(config.store, create=True)
+    with locked(store, run_id) as note:
+        if note:
+            log.warning("%s", note)
+        samples, state = look(store, samples, tasks)
+        media = state.media
+        chosen = media.filter(pl.col("sample_id").is_in(samples["sample_id"][:limit].to_pylist())) if limit else media
+        changed_samples = state.changed
+        todo = replace(state, media=chosen)
+        busy = not plan.unplanned(chosen, state.segments).is_empty() or not todo.pending.is_empty()
+        record.request(store, samples, tasks)
+        if busy:
+            _announce(tasks)
+            state = _work(store, run_id, config, state, chosen)
+            _tidy(store, run_id, state)
+        pooled = pool.run(store, tasks, state.statuses, state.expected, state.rows)
+        account = {
+            "run_id": run_id,
+            "samples": state.samples,
+            "accounts": ledger.account(state.statuses, state.ids, state.samples),
+            "changed": changed_samples,
+            "nothing_to_do": not busy and not pooled,
+            "seconds": round(time.perf_counter() - started, 3),
+        }
+        account["adds_up"] = adds_up(account)
+        if busy:
+            store.write_json(
+                account | {"config": json.loads(config.model_dump_json()), "limit": limit}, "runs", f"{run_id}.json"
+            )
+    return account
+
+
+def adds_up(account: dict[str, Any]) -> bool:
+    """Tell whether samples = ok + partial + failed + skipped + pending for every extractor."""
+    return all(
+        sum(counts[status] for status in ledger.STATUSES) == account["samples"]
+        for counts in account["accounts"].values()
+    )
+
+
+def _check_store(config: ExtractConfig, file: str) -> None:
+    """Refuse a store that other nodes of a cluster would not see."""
+    on_cluster = os.environ.get("RAY_ADDRESS") and not storage.is_remote(config.store)
+    if on_cluster and not os.path.isabs(config.store):  # noqa: PTH117 — a URI, not a path
+        with cluster.connected() as ray:
+            if len([node for node in ray.nodes() if node["Alive"]]) > 1:
+                raise ConfigError(
+                    f"{file}: store: {config.store!r} is relative, and the cluster has several nodes that would each "
+                    "write their own; give a URL (s3://...) or an absolute path on a shared file system"
+                )
+
+
+def _announce(tasks: Sequence[Task]) -> None:
+    for task in tasks:
+        if task.fingerprint and task.fingerprint.startswith("random:"):
+            log.warning("%s: RANDOM WEIGHTS (%s): its numbers mean nothing", task.as_, task.fingerprint)
+
+
+def _work(store: Store, run_id: str, config: ExtractConfig, state: State, chosen: pl.DataFrame) -> State:
+    """Probe what is new, then run the pools one after the other."""
+    with cluster.connected() as ray:
+        state = probed(ray, store, config, state, chosen)
+        pools = config.pools or (tuple(task.as_ for task in state.tasks),)
+        for number, names in enumerate(pools):
+            members = [task for task in state.tasks if task.as_ in names]
+            pending = replace(state, media=chosen, tasks=members).pending
+            commit = Commit(store, f"{run_id}-{number}")
+            _run_pool(ray, store, run_id, config, members, list(work.batches(pending, members, state.rows)), commit)
+        rows = ledger.read(store)
+    return replace(state, rows=rows)
+
+
+def _run_pool(
+    ray: Any,
+    store: Store,
+    run_id: str,
+    config: ExtractConfig,
+    tasks: list[Task],
+    batches: list[list[dict[str, Any]]],
+    commit: "Commit",
+) -> None:
+    """Run one actor pool over lists of segments; what is finished is committed every few seconds."""
+    if not batches:
+        return
+    least, most, gpus = cluster.pool_size(ray, config.resources, len(batches))
+    ray.data.DataContext.get_current().execution_no_progress_timeout_s = max(1800, int(4 * config.timeout_s))
+    calls = [pa.table({"work": [json.dumps(batch, ensure_ascii=False)]}) for batch in batches]
+    dataset = ray.data.from_arrow(calls).map_batches(
+        Actor,
+        batch_size=1,
+        batch_format="pyarrow",
+        compute=ray.data.ActorPoolStrategy(min_size=least, max_size=most),
+        num_cpus=config.resources.cpus_per_actor,
+        num_gpus=gpus,
+        fn_constructor_args=(store.uri, run_id, tasks, config, "cuda:0" if gpus else "cpu"),
+    )
+    total = sum(len(batch) for batch in batches)
+    log.info("%d segments for %s, on %d actor(s)", total, ", ".join(task.as_ for task in tasks), most)
+    try:
+        with Progress("extract", total) as progress:
+            for table in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+                progress.advance(commit.add(table))
+    except ray.exceptions.RayError as error:
+        raise MmrayError(f"the run broke off: {_cause(error)}") from error
+    finally:
+        commit.now()
+
+
+def _cause(error: Exception) -> str:
+    cause = getattr(error, "cause", None) or error
+    return f"{type(cause).__name__}: {cause}" if not isinstance(cause, MmrayError) else str(cause)
+
+
+class Actor:
+    """What Ray runs: a Worker, made once in each actor process."""
+
+    def __init__(self, store: str, run_id: str, tasks: list[Task], config: ExtractConfig, device: str) -> None:
+        os.environ["HF_HUB_OFFLINE"] = "1"  # a thousand actors never ask the hub
+        from mmray.pipelines.feed import Segment
+        from mmray.pipelines.worker import Worker
+
+        self._segment = Segment
+        self._worker = Worker(
+            Store(store), run_id, tasks, device, config.timeout_s, config.max_attempts, config.resources.decode_threads
+        )
+        if "torch" in sys.modules:
+            sys.modules["torch"].set_num_threads(max(1, int(config.resources.cpus_per_actor)))
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        """Work on one list of segments."""
+        work = json.loads(batch["work"][0].as_py())
+        return self._worker.run([self._segment(**{**one, "tasks": tuple(one["tasks"])}) for one in work])
+
+
+class Commit:
+    """Collect finished rows and write them every few seconds: flags, then the ledger."""
+
+    def __init__(self, store: Store, name: str) -> None:
+        self._store, self._name = store, name
+        self._waiting: list[pa.Table] = []
+        self._files = 0
+        self._last = time.monotonic()
+
+    def add(self, results: pa.Table) -> int:
+        """Take rows; returns how many segments they finish."""
+        self._waiting.append(results)
+        if time.monotonic() - self._last > COMMIT_S:
+            self.now()
+        return results.group_by(["sample_id", "source", "segment"]).aggregate([]).num_rows
+
+    def now(self) -> None:
+        """Write what waits; what the ledger does not have did not happen."""
+        waiting, self._waiting, self._last = self._waiting, [], time.monotonic()
+        if not waiting:
+            return
+        self._files += 1
+        results = pa.concat_tables(waiting)
+        flags = ledger.as_polars(results.select(["sample_id", "source", "segment", "input", *plan.FLAGS]))
+        known = flags.filter(pl.any_horizontal(pl.col(name).is_not_null() for name in plan.FLAGS))
+        if not known.is_empty():
+            self._store.write(known.unique().to_arrow(), "flags", f"part-{self._name}-{self._files:06d}.parquet")
+        ledger.append(self._store, results, self._name, self._files)
+
+
+def _tidy(store: Store, run_id: str, state: State) -> None:
+    """Make plain globs exact: flags into the segment table, one ledger file, no superseded rows, no orphans."""
+    tidy.flags(store, state.segments)
+    tidy.windows_and_ledger(store, run_id, state.rows)
+    begun.forget(store)

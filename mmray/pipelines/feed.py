@@ -1,0 +1,133 @@
+"""A segment, and the thread that decodes it into a bounded queue."""
+
+import logging
+import queue
+import threading
+import traceback
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from mmray.errors import Reason, SampleError
+from mmray.media.decode import Decoding, Outcome, decode
+from mmray.pipelines.begun import Key
+from mmray.specs import AnySpec, AudioSpec, FrameSpec, Item, Text, TextSpec
+
+log = logging.getLogger(__name__)
+
+QUEUE_ITEMS = 32  # of one segment: at 640 px 40 MB
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """A unit of work: part of one sample, and the extractors (places in the task list) that want it."""
+
+    sample_id: str
+    source: str
+    segment: int
+    input: str
+    uri: str | None
+    text: str | None
+    start_s: float
+    end_s: float | None
+    offset_s: float
+    limit_s: float | None
+    duration_s: float | None
+    attempt: int
+    tasks: tuple[int, ...]
+
+    @property
+    def key(self) -> Key:
+        """Return what names it among the notes of actors."""
+        return (self.sample_id, self.source, self.segment, self.input)
+
+
+class Feed:
+    """A segment being decoded in a thread of its own, into a bounded queue."""
+
+    def __init__(self, segment: Segment, specs: Sequence[AnySpec]) -> None:
+        self.segment = segment
+        self._queue: queue.Queue[tuple[AnySpec, Item] | BaseException | None] = queue.Queue(QUEUE_ITEMS)
+        self._decoding = self._open(specs)
+        threading.Thread(target=self._fill, name=f"decode {segment.sample_id}", daemon=True).start()
+
+    def _open(self, specs: Sequence[AnySpec]) -> Decoding | None:
+        media = [spec for spec in specs if isinstance(spec, FrameSpec | AudioSpec)]
+        one = self.segment
+        if not media or one.uri is None:
+            return None
+        return decode(
+            one.uri,
+            media,
+            one.start_s,
+            one.end_s,
+            offset_s=one.offset_s,
+            limit_s=one.limit_s,
+            duration_s=one.duration_s,
+        )
+
+    def _fill(self) -> None:
+        try:
+            for pair in self._decoding or self._texts():
+                self._queue.put(pair)
+            self._queue.put(None)
+        except BaseException as error:  # noqa: BLE001 — it is raised again, in the thread that waits for this one
+            self._queue.put(error)
+
+    def _texts(self) -> Iterator[tuple[AnySpec, Item]]:
+        if self.segment.text is not None:
+            yield TextSpec(), Text(self.segment.text)
+
+    def __iter__(self) -> Iterator[tuple[AnySpec, Item]]:
+        while (got := self._queue.get()) is not None:
+            if isinstance(got, Exception) and not isinstance(got, SampleError):
+                log.error("%s: decoding failed unexpectedly", self.segment.sample_id, exc_info=got)
+                raise SampleError(Reason.CRASHED, last_words(got)) from got
+            if isinstance(got, BaseException):
+                raise got
+            yield got
+
+    def outcome(self, specs: Sequence[AnySpec]) -> Outcome:
+        """Return what decoding says of an extractor with these specs: the worst of what exists."""
+        if self._decoding is None:
+            return (
+                absent(specs[0]) if self.segment.uri is self.segment.text is None else Outcome("ok", None, "", 1, 0.0)
+            )
+        outcomes = [self._decoding.outcomes[spec] for spec in specs if not isinstance(spec, TextSpec)]
+        there = [outcome for outcome in outcomes if outcome.status != "skipped"] or outcomes[:1]
+        worst = max(there, key=lambda outcome: ("ok", "skipped", "partial", "failed").index(outcome.status))
+        status = (
+            "partial"
+            if worst.status == "failed" and any(o.status in {"ok", "partial"} for o in there)
+            else worst.status
+        )
+        frames, media_s = max(o.frames for o in there), max(o.media_s for o in there)
+        return Outcome(status, worst.reason, worst.detail, frames, media_s)
+
+    @property
+    def decode_s(self) -> float:
+        """Return the seconds spent decoding."""
+        return self._decoding.decode_s if self._decoding else 0.0
+
+    @property
+    def duration_s(self) -> float | None:
+        """Return the true length of the sample where its end was seen."""
+        return self._decoding.duration_s if self._decoding else None
+
+    @property
+    def flags(self) -> dict[str, bool | None]:
+        """Return the flags silent, black and frozen."""
+        found = self._decoding.flags if self._decoding else None
+        return {name: getattr(found, name, None) for name in ("silent", "black", "frozen")}
+
+
+def absent(spec: AnySpec) -> Outcome:
+    """Return the outcome of a sample that has no such source at all."""
+    reasons = {FrameSpec: Reason.NO_VIDEO, AudioSpec: Reason.NO_AUDIO, TextSpec: Reason.NO_TEXT}
+    return Outcome("skipped", reasons[type(spec)], "the manifest has nothing in this column", 0, 0.0)
+
+
+def last_words(error: BaseException) -> str:
+    """Say where and how something unforeseen went wrong, in one line."""
+    frame = traceback.extract_tb(error.__traceback__)[-1:]
+    where = f" ({frame[0].filename.rpartition('/')[2]}, line {frame[0].lineno})" if frame else ""
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:500]}{where}"

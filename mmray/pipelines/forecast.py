@@ -1,0 +1,54 @@
+"""``mmray plan``: probe everything, and say what a run will take, before it takes it."""
+
+from typing import Any
+
+import polars as pl
+
+from mmray import provenance
+from mmray.config import ExtractConfig
+from mmray.pipelines import cluster, plan, predict
+from mmray.pipelines.job import Task
+from mmray.pipelines.job import tasks as build_tasks
+from mmray.pipelines.state import State, look, probed
+from mmray.tables import manifest
+from mmray.tables.store import locked, open_store
+
+
+def run(config: ExtractConfig, file: str = "configuration") -> dict[str, Any]:
+    """Probe all media, write the segment table, predict core hours, bytes and failures of what is pending."""
+    samples = manifest.read(config.manifest)
+    tasks = build_tasks(config.extractors, file, samples.column_names)
+    store = open_store(config.store, create=True)
+    with locked(store, provenance.new_run_id()):
+        _, state = look(store, samples, tasks)
+        if not plan.unplanned(state.media, state.segments).is_empty():
+            with cluster.connected() as ray:
+                state = probed(ray, store, config, state, state.media)
+    problems = state.segments.filter(pl.col("problem").is_not_null()).select("sample_id", "problem").unique()
+    reasons = problems["problem"].str.split(":").list.first().value_counts().sort("problem")
+    return {
+        "samples": state.samples,
+        "segments": state.segments.filter(pl.col("scope") == "segment").height,
+        "media_hours": round(float(_media_s(state)) / 3600, 4),
+        "problems": dict(reasons.iter_rows()),
+        "extractors": {task.id: _forecast(task, state) for task in tasks},
+        "cores_here": cluster.cores(),
+    }
+
+
+def _media_s(state: State) -> float:
+    return float(state.segments.unique(["sample_id", "source"])["duration_s"].sum() or 0)
+
+
+def _forecast(task: Task, state: State) -> dict[str, Any]:
+    own = State([task], state.samples, state.media, state.segments, state.rows)
+    rows = own.pending.to_dicts()
+    items = sum(predict.items(spec, row) for row in rows for spec in task.extractor.specs)
+    width = sum(task.extractor.dims(task.path).values()) if task.extractor.kind in {"embedding", "tags"} else 8
+    return {
+        "name": task.as_,
+        "pending": len(rows),
+        "core_hours": round(sum(predict.core_s([task], row) for row in rows) / 3600, 4),
+        "bytes": int(items * width * 4),
+        "failures": state.segments.filter(pl.col("problem").is_not_null() & (pl.col("source") == task.source)).height,
+    }

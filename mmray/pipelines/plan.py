@@ -1,0 +1,211 @@
+"""Plan: look at every source, probe what is new, cut it into segments, predict the work."""
+
+import faulthandler
+import logging
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import polars as pl
+import pyarrow as pa
+
+from mmray import provenance, storage
+from mmray.config import GRID_S
+from mmray.errors import Reason, SampleError
+from mmray.pipelines.job import Task
+from mmray.tables import ledger
+from mmray.tables.store import Store
+
+log = logging.getLogger(__name__)
+
+PROBE_BATCH = 50  # files per task: about a second of work, far above Ray's millisecond per task
+PROBE = {
+    "container": pl.String,
+    "codecs": pl.String,
+    "duration_s": pl.Float64,
+    "width": pl.Int32,
+    "height": pl.Int32,
+    "rotation": pl.Int32,
+    "fps": pl.Float64,
+    "variable_fps": pl.Boolean,
+    "audio_tracks": pl.Int32,
+    "channels": pl.Int32,
+}
+FLAGS = {"silent": pl.Boolean, "black": pl.Boolean, "frozen": pl.Boolean}
+SEGMENTS = (
+    {"sample_id": pl.String, "segment": pl.Int32, "start_s": pl.Float64, "end_s": pl.Float64, "scope": pl.String}
+    | PROBE
+    | FLAGS
+    | {"problem": pl.String, "source": pl.String, "input": pl.String}
+)
+
+
+def sources(manifest: pa.Table, tasks: Sequence[Task]) -> tuple[pa.Table, pl.DataFrame]:
+    """Look at every source that the tasks read, as it is now.
+
+    Returns the manifest with sizes and tags brought up to date, and a frame (sample_id, source, input, uri, text,
+    offset_s, limit_s): ``input`` changes when the source does.
+    """
+    frames = []
+    for source, text in dict.fromkeys((task.source, task.reads_text) for task in tasks):
+        values = manifest[source].cast(pa.string()).to_pylist()
+        starts, ends = _column(manifest, "start_s"), _column(manifest, "end_s")
+        if text:
+            inputs = [provenance.fingerprint(value, 16) for value in values]
+        else:
+            found = storage.entries(value for value in values if value)
+            if source == "uri":
+                manifest = _refreshed(manifest, [found.get(value) if value else None for value in values])
+            parts = zip(values, starts, ends, strict=True)
+            inputs = [_input(found.get(value) if value else None, start, end) for value, start, end in parts]
+        columns = {"sample_id": manifest["sample_id"].to_pylist(), "input": inputs}
+        columns |= (
+            {"uri": [None] * len(values), "text": values} if text else {"uri": values, "text": [None] * len(values)}
+        )
+        columns |= {"offset_s": starts, "limit_s": ends}
+        kinds = {"offset_s": pl.Float64, "limit_s": pl.Float64, "uri": pl.String, "text": pl.String}
+        frame = pl.DataFrame(columns, schema_overrides=kinds)
+        frames.append(frame.with_columns(source=pl.lit(source), reads_text=pl.lit(text)))
+    return manifest, pl.concat(frames)
+
+
+def _column(manifest: pa.Table, name: str) -> list[Any]:
+    return manifest[name].to_pylist() if name in manifest.column_names else [None] * manifest.num_rows
+
+
+def _input(entry: storage.Entry | None, start_s: float | None, end_s: float | None) -> str:
+    return provenance.fingerprint([entry and [entry.size_bytes, entry.tag], start_s or 0.0, end_s], 16)
+
+
+def _refreshed(manifest: pa.Table, found: list[storage.Entry | None]) -> pa.Table:
+    new = {
+        "size_bytes": pa.array([entry and entry.size_bytes for entry in found], pa.int64()),
+        "source_tag": pa.array([entry and entry.tag for entry in found], pa.string()),
+    }
+    kept = [name for name in manifest.column_names if name not in new]
+    table = manifest.select(kept)
+    for name, column in new.items():
+        table = table.append_column(name, column)
+    return table
+
+
+def read_segments(store: Store) -> pl.DataFrame:
+    """Return the segment table of a store, empty where there is none yet."""
+    table = store.read("segments.parquet")
+    return pl.DataFrame(schema=SEGMENTS) if table is None else ledger.as_polars(table).cast(SEGMENTS)
+
+
+def unplanned(media: pl.DataFrame, segments: pl.DataFrame) -> pl.DataFrame:
+    """Return the media (rows of ``sources``) that have no segments yet, or changed since they were cut."""
+    return media.filter(~pl.col("reads_text")).join(segments, on=["sample_id", "source", "input"], how="anti")
+
+
+def cut(media: pl.DataFrame, probes: Sequence[dict[str, Any]], segment_s: float) -> pl.DataFrame:
+    """Cut probed media on the fixed time grid.
+
+    A tail shorter than 0.96 s stays with the segment before it; the last segment has no end, because the stream
+    decides. A sample of several segments has one more, the whole of it, for extractors of scope ``sample``.
+    """
+    rows = []
+    for medium, probe in zip(media.iter_rows(named=True), probes, strict=True):
+        duration_s = _sample_duration_s(probe.get("duration_s"), medium["offset_s"], medium["limit_s"])
+        count = max(1, int(-(-(duration_s - GRID_S) // segment_s))) if duration_s is not None else 1
+        fixed = {name: probe.get(name) for name in [*PROBE, "problem"]} | {"duration_s": duration_s}
+        fixed |= {"sample_id": medium["sample_id"], "source": medium["source"], "input": medium["input"]}
+        for segment in range(count):
+            end_s = (segment + 1) * segment_s if segment + 1 < count else None
+            rows.append(
+                fixed | {"segment": segment, "start_s": segment * segment_s, "end_s": end_s, "scope": "segment"}
+            )
+        if count > 1:
+            rows.append(fixed | {"segment": count, "start_s": 0.0, "end_s": None, "scope": "sample"})
+    return pl.DataFrame(rows, schema=SEGMENTS)
+
+
+def _sample_duration_s(duration_s: float | None, offset_s: float | None, limit_s: float | None) -> float | None:
+    if duration_s is None:
+        return None
+    return max(0.0, min(duration_s, limit_s if limit_s is not None else duration_s) - (offset_s or 0.0))
+
+
+def merged(segments: pl.DataFrame, new: pl.DataFrame) -> pl.DataFrame:
+    """Return the segment table with the samples of ``new`` cut anew."""
+    if new.is_empty():
+        return segments
+    kept = segments.join(new.select("sample_id", "source").unique(), on=["sample_id", "source"], how="anti")
+    return pl.concat([kept, new]).sort("sample_id", "source", "segment")
+
+
+def expected(tasks: Sequence[Task], media: pl.DataFrame, segments: pl.DataFrame) -> pl.DataFrame:
+    """Return every key the ledger must have: sample_id, segment, extractor, input; with what the work needs."""
+    frames = [
+        expected_of(task.id, task.source, task.reads_text, task.extractor.whole_sample, media, segments)
+        for task in tasks
+    ]
+    return pl.concat(frames)
+
+
+def expected_of(
+    extractor: str, source: str, reads_text: bool, whole_sample: bool, media: pl.DataFrame, segments: pl.DataFrame
+) -> pl.DataFrame:
+    """Return the keys of one extractor; a text is one segment, a medium as many as it was cut into."""
+    own = media.filter((pl.col("source") == source) & (pl.col("reads_text") == reads_text))
+    if reads_text:
+        cuts = own.select("sample_id", segment=pl.lit(0, pl.Int32), start_s=pl.lit(0.0), end_s=pl.lit(None, pl.Float64))
+        cuts = cuts.with_columns(
+            duration_s=pl.lit(None, pl.Float64), pixels=pl.lit(0, pl.Int64), fps=pl.lit(None, pl.Float64)
+        )
+    else:
+        scoped = segments.filter(pl.col("source") == source)
+        whole = scoped.filter(pl.col("scope") == "sample")
+        several = scoped.filter(pl.col("scope") == "segment")
+        rows = pl.concat([several.join(whole, on="sample_id", how="anti"), whole]) if whole_sample else several
+        pixels = (pl.col("width").cast(pl.Int64) * pl.col("height")).fill_null(0)
+        cuts = rows.select("sample_id", "segment", "start_s", "end_s", "duration_s", pixels.alias("pixels"), "fps")
+    return own.join(cuts, on="sample_id", how="inner").with_columns(extractor=pl.lit(extractor))
+
+
+def probe_all(
+    ray: Any, uris: Sequence[str | None], timeout_s: float, told: Callable[[int], None]
+) -> list[dict[str, Any]]:
+    """Probe media in parallel, in Ray tasks; a file that kills its process twice becomes a problem, not an error."""
+    results: list[dict[str, Any]] = [{} for _ in uris]
+    task = ray.remote(num_cpus=1, max_retries=0)(_probe_batch)
+    places = [place for place, uri in enumerate(uris) if uri]
+    queue = [(places[i : i + PROBE_BATCH], 0) for i in range(0, len(places), PROBE_BATCH)]
+    running: dict[Any, tuple[list[int], int]] = {}
+    while queue or running:
+        while queue and len(running) < 4 * max(1, int(ray.cluster_resources().get("CPU", 1))):
+            batch, deaths = queue.pop()
+            running[task.remote([uris[place] for place in batch], timeout_s)] = (batch, deaths)
+        (ready,), _ = ray.wait(list(running), num_returns=1)
+        batch, deaths = running.pop(ready)
+        try:
+            for place, result in zip(batch, ray.get(ready), strict=True):
+                results[place] = result
+            told(len(batch))
+        except (ray.exceptions.WorkerCrashedError, ray.exceptions.NodeDiedError, ray.exceptions.OutOfMemoryError):
+            if len(batch) == 1 and deaths:
+                results[batch[0]] = {"problem": f"{Reason.CRASHED}: probing it killed its process twice"}
+                told(1)
+            else:
+                queue.extend(([place], deaths + (len(batch) == 1)) for place in batch)
+    return results
+
+
+def _probe_batch(uris: Sequence[str], timeout_s: float) -> list[dict[str, Any]]:
+    """Probe some files, in a worker process that the watchdog may kill."""
+    from mmray.media.probe import probe
+
+    results = []
+    for uri in uris:
+        # Works even where native code holds the GIL for ever.
+        faulthandler.dump_traceback_later(timeout_s, exit=True, file=sys.__stderr__)
+        try:
+            results.append(asdict(probe(uri)))
+        except SampleError as error:
+            results.append({"problem": str(error)})
+        finally:
+            faulthandler.cancel_dump_traceback_later()
+    return results

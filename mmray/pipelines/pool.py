@@ -1,0 +1,110 @@
+"""Pool windows to one vector per sample. Features are derived: they can always be made again from the windows."""
+
+import logging
+from collections.abc import Sequence
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+
+from mmray import provenance
+from mmray.pipelines.job import Task
+from mmray.tables import features, ledger, windows
+from mmray.tables.store import Store, read_parquet, write_parquet
+
+log = logging.getLogger(__name__)
+
+SAMPLES_AT_ONCE = 20_000  # bounds memory: 20,000 samples x 20 windows x 1,024 floats are 1.6 GB at the worst
+
+
+def run(store: Store, tasks: Sequence[Task], statuses: pl.DataFrame, expected: pl.DataFrame, rows: pl.DataFrame) -> int:
+    """Pool every finished sample of every task; returns how many feature tables were (re)made."""
+    made = 0
+    done = ledger.done(rows, expected)
+    for task in tasks:
+        own = statuses.filter((pl.col("extractor") == task.id) & pl.col("status").is_in(["ok", "partial"]))
+        finished = rows.join(done.select(*ledger.KEY, "input"), on=[*ledger.KEY, "input"])
+        finished = finished.filter(
+            (pl.col("extractor") == task.id) & pl.col("sample_id").is_in(own["sample_id"].to_list())
+        )
+        finished = finished.sort("sample_id", "segment")
+        about = finished.select("sample_id", "segment", "input", "attempt", "run_id", "rows").rows()
+        made_from = provenance.fingerprint([list(row) for row in about], 16)
+        for pooling in task.extractor.pooling:
+            if finished.is_empty() or features.generation(store, task.id, pooling) == made_from:
+                continue
+            table = pooled(store, task, pooling, finished, made_from)
+            if table is not None:
+                write_parquet(table, features.path(store, task.id, pooling))
+                made += 1
+    return made
+
+
+def pooled(store: Store, task: Task, pooling: str, finished: pl.DataFrame, made_from: str) -> pa.Table | None:
+    """Return the feature table of one extractor; None where no sample has a row."""
+    ids: list[str] = []
+    matrices: list[features.Matrix] = []
+    samples = finished.select("sample_id").unique(maintain_order=True)["sample_id"].to_list()
+    for start in range(0, len(samples), SAMPLES_AT_ONCE):
+        chunk = finished.filter(pl.col("sample_id").is_in(samples[start : start + SAMPLES_AT_ONCE]))
+        rows = _windows(store, chunk)
+        if task.extractor.kind == "detections":
+            names, matrix = _detections(task, pooling, rows, chunk)
+        elif rows.num_rows == 0:
+            continue
+        else:
+            names, matrix = _vectors(task, pooling, rows)
+        ids += names
+        matrices.append(matrix)
+    return features.table(ids, np.concatenate(matrices), made_from) if ids else None
+
+
+def _windows(store: Store, chunk: pl.DataFrame) -> pa.Table:
+    """Read the rows that the ledger counts, by sample and window."""
+    owners = chunk.select("sample_id", "segment", "run_id", "part")
+    tables = []
+    for part in owners["part"].drop_nulls().unique(maintain_order=True):
+        table = read_parquet(store.path(part))
+        head = ledger.as_polars(table.select(["sample_id", "segment", "run_id"]))
+        wanted = owners.filter(pl.col("part") == part).drop("part").with_columns(wanted=True)
+        mask = head.join(wanted, on=["sample_id", "segment", "run_id"], how="left", maintain_order="left")["wanted"]
+        tables.append(table.filter(mask.fill_null(False).to_arrow()))
+    if not tables:
+        return pa.table({"sample_id": pa.array([], pa.string())})
+    return pa.concat_tables(tables).sort_by([("sample_id", "ascending"), ("window", "ascending")])
+
+
+def _runs(ids: pa.ChunkedArray) -> tuple[list[str], np.ndarray[tuple[int], np.dtype[np.int64]]]:
+    """Return the samples of sorted rows, and the first row of each."""
+    encoded = ids.combine_chunks().dictionary_encode()
+    _, starts = np.unique(np.asarray(encoded.indices), return_index=True)
+    return encoded.dictionary.to_pylist(), starts.astype(np.int64)
+
+
+def _vectors(task: Task, pooling: str, rows: pa.Table) -> tuple[list[str], features.Matrix]:
+    names, starts = _runs(rows["sample_id"])
+    if task.extractor.kind == "descriptors":
+        rules: dict[str, str] = dict(task.extractor.summary)  # type: ignore[attr-defined]
+        columns = {name: rows[name].to_numpy() for name in rules}
+        weights = np.asarray(rows["duration_s"].to_numpy(), np.float64)
+        return names, features.summarised(columns, starts, rules, weights)
+    return names, features.pooled(windows.vectors(rows["embedding"]), starts, pooling)
+
+
+def _detections(task: Task, pooling: str, rows: pa.Table, chunk: pl.DataFrame) -> tuple[list[str], features.Matrix]:
+    """Pool detections per class; a sample in which nothing was found is a row of zeros."""
+    frames = chunk.group_by("sample_id", maintain_order=True).agg(pl.col("frames").sum())
+    names = frames["sample_id"].to_list()
+    classes = len(task.extractor.labels(task.path))
+    place = {name: number for number, name in enumerate(names)}
+    empty = rows.num_rows == 0
+    matrix = features.class_vectors(
+        np.array([] if empty else [place[name] for name in rows["sample_id"].to_pylist()], np.int64),
+        np.array([] if empty else rows["window"].to_numpy(), np.int64),
+        np.array([] if empty else rows["class_id"].to_numpy(), np.int64),
+        np.array([] if empty else rows["score"].to_numpy(), np.float32),
+        frames["frames"].to_numpy().astype(np.int64),
+        classes,
+        pooling,
+    )
+    return names, matrix

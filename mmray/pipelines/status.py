@@ -1,0 +1,128 @@
+"""The account of a store, at any time, from its tables alone; and putting quarantined segments back in the queue."""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import polars as pl
+import pyarrow as pa
+
+from mmray import provenance, storage
+from mmray.config import nearest
+from mmray.errors import ConfigError, Reason
+from mmray.pipelines import plan
+from mmray.pipelines.state import changed
+from mmray.tables import ledger
+from mmray.tables.store import Store, locked, open_store
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """Everything a store says of itself."""
+
+    store: Store
+    extractors: list[dict[str, Any]]
+    samples: int
+    expected: pl.DataFrame
+    rows: pl.DataFrame
+
+
+@dataclass(frozen=True, slots=True)
+class _Recorded:
+    """What of a task the look at sources needs, from provenance."""
+
+    id: str
+    source: str
+    reads_text: bool
+
+
+def view(store: Store) -> View:
+    """Read a store: its extractors, the keys its ledger should have for the sources as they are now, its ledger."""
+    about = [
+        store.read_json("provenance", e.uri.rpartition("/")[2])
+        for e in storage.files(store.path("provenance"), ".json")
+    ]
+    extractors = [one for one in about if one is not None]
+    samples = store.read("manifest.parquet")
+    if samples is None or not extractors:
+        raise ConfigError(f"{store.uri}: nothing was extracted into this store yet")
+    recorded = [_Recorded(one["id"], one["source"], one["reads_text"]) for one in extractors]
+    present = [one for one in recorded if one.source in samples.column_names]
+    _, media = plan.sources(samples, present)
+    segments = plan.read_segments(store)
+    whole = {one["id"]: bool(one["whole_sample"]) for one in extractors}
+    expected = [plan.expected_of(one.id, one.source, one.reads_text, whole[one.id], media, segments) for one in present]
+    return View(store, extractors, samples.num_rows, pl.concat(expected), ledger.read(store))
+
+
+def status(uri: str) -> dict[str, Any]:
+    """Return the account of a store: per extractor ok, partial, failed, skipped, pending and the reasons.
+
+    ``changed``: samples whose source changed, as found by the last run or since. ``throughput``: seconds of medium per
+    second of work; ``eta_s``: for what is pending, at the pace of the last run (None where unknown).
+    """
+    seen = view(open_store(uri))
+    ids = [one["id"] for one in seen.extractors]
+    finished = ledger.done(seen.rows, seen.expected)
+    accounts = ledger.account(ledger.by_sample(seen.expected, finished), ids, seen.samples)
+    last = _last_run(seen.store)
+    now = changed(seen.expected, seen.rows)
+    result: dict[str, Any] = {
+        "run_id": last.get("run_id"),
+        "samples": seen.samples,
+        "accounts": accounts,
+        "changed": now + int(last.get("changed", 0)),
+        "changed_now": now,
+        "nothing_to_do": all(counts["pending"] == 0 for counts in accounts.values()),
+        "seconds": last.get("seconds"),
+        "names": {one["id"]: one["as"] for one in seen.extractors},
+        "running": seen.store.read_json("lock.json"),
+    }
+    result["adds_up"] = all(sum(c[s] for s in ledger.STATUSES) == seen.samples for c in accounts.values())
+    return result | _pace(seen.rows, accounts)
+
+
+def _last_run(store: Store) -> dict[str, Any]:
+    files = storage.files(store.path("runs"), ".json")
+    return (store.read_json("runs", files[-1].uri.rpartition("/")[2]) or {}) if files else {}
+
+
+def _pace(rows: pl.DataFrame, accounts: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """Return throughput and ETA from the rows of the run that wrote last."""
+    if rows.is_empty():
+        return {"throughput": None, "eta_s": None}
+    recent = rows.filter(pl.col("run_id") == rows["run_id"].max())
+    work_s = float(recent["decode_s"].sum() + recent["model_s"].sum())
+    first, latest = recent["at"].min(), recent["at"].max()
+    assert isinstance(first, datetime)
+    assert isinstance(latest, datetime)
+    seconds = (latest - first).total_seconds()
+    finished = recent.select("sample_id", "extractor").unique().height
+    pending = sum(counts["pending"] for counts in accounts.values())
+    eta_s = round(pending * seconds / finished, 1) if seconds > 0 and finished else None
+    media_s = float(recent.group_by("sample_id", "segment").agg(pl.col("media_s").max())["media_s"].sum())
+    return {"throughput": round(media_s / work_s, 2) if work_s else None, "eta_s": eta_s if pending else 0.0}
+
+
+def retry(uri: str, reason: str) -> dict[str, Any]:
+    """Put the segments that ended with a reason back in the queue; the next run takes them up."""
+    if reason not in list(Reason):
+        raise ConfigError(f"--reason {reason}: no such reason{nearest(reason, list(Reason))}")
+    store = open_store(uri)
+    run_id = provenance.new_run_id()
+    with locked(store, run_id):
+        rows = ledger.read(store)
+        back = rows.filter((pl.col("reason") == reason) & pl.col("status").is_in(["failed", "partial", "skipped"]))
+        if back.height:
+            pending = back.with_columns(
+                pl.lit("pending").alias("status"),
+                pl.col("attempt") + 1,
+                pl.lit(0, pl.Int32).alias("rows"),
+                pl.lit(None, pl.String).alias("part"),
+                pl.lit(run_id).alias("run_id"),
+                pl.lit(datetime.now(UTC)).cast(pl.Datetime("us", "UTC")).alias("at"),
+            )
+            table: pa.Table = pending.to_arrow()
+            ledger.append(store, table, run_id, 1)
+    counts = dict(back["extractor"].value_counts().iter_rows())
+    return {"run_id": run_id, "reason": reason, "segments": back.height, "extractors": counts}

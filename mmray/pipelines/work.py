@@ -1,0 +1,46 @@
+"""Group what is pending into calls of an actor."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import polars as pl
+
+from mmray.pipelines import cluster, predict
+from mmray.pipelines.job import Task
+from mmray.tables import ledger
+
+BATCH_S = 20.0  # predicted work of one call of an actor: what a lost actor can lose
+BATCH_SEGMENTS = 64
+
+
+def batches(pending: pl.DataFrame, tasks: Sequence[Task], rows: pl.DataFrame) -> Iterator[list[dict[str, Any]]]:
+    """Group pending keys to segments, and segments to calls of an actor: long ones first and alone."""
+    place = {task.id: number for number, task in enumerate(tasks)}
+    attempts = rows.group_by("sample_id", "segment", "extractor").agg(pl.col("attempt").max())
+    keyed = pending.join(attempts, on=ledger.KEY, how="left")
+    grouped = keyed.group_by("sample_id", "source", "segment", "input", maintain_order=True).agg(
+        pl.col("extractor"),
+        pl.col("attempt").max().fill_null(0) + 1,
+        *(
+            pl.col(n).first()
+            for n in ("uri", "text", "start_s", "end_s", "offset_s", "limit_s", "duration_s", "pixels", "fps")
+        ),
+    )
+    costed = []
+    for row in grouped.iter_rows(named=True):
+        places = tuple(sorted(place[extractor] for extractor in row["extractor"]))
+        cost = predict.core_s([tasks[one] for one in places], row)
+        kept = {name: row[name] for name in row if name not in {"extractor", "pixels", "fps"}}
+        costed.append((cost, kept | {"offset_s": row["offset_s"] or 0.0, "tasks": places}))
+    costed.sort(key=lambda pair: -pair[0])
+    limit_s = min(BATCH_S, max(0.5, sum(cost for cost, _ in costed) / (8 * cluster.cores())))
+    batch: list[dict[str, Any]] = []
+    batch_s = 0.0
+    for cost, segment in costed:
+        if batch and (batch_s + cost > limit_s or len(batch) >= BATCH_SEGMENTS):
+            yield batch
+            batch, batch_s = [], 0.0
+        batch.append(segment)
+        batch_s += cost
+    if batch:
+        yield batch

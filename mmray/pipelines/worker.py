@@ -1,0 +1,138 @@
+"""Work on segments: decode each once, feed every extractor of the run, write parts, return ledger rows."""
+
+import socket
+from collections import deque
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import pyarrow as pa
+
+from mmray.errors import MmrayError
+from mmray.extractors.base import ExtractFn
+from mmray.media.decode import Outcome
+from mmray.pipelines.batch import Batch, Progress
+from mmray.pipelines.begun import LOADING, Begun, leftovers, record
+from mmray.pipelines.feed import Feed, Segment
+from mmray.pipelines.job import Task
+from mmray.tables import ledger, windows
+from mmray.tables.store import Store, write_parquet
+
+PART_BYTES = 64 * 2**20
+FLAGS = ("silent", "black", "frozen")
+RESULT = pa.schema([*ledger.SCHEMA, *((name, pa.bool_()) for name in FLAGS), ("source", pa.string())])
+
+
+class Worker:
+    """Runs segments through the extractors of one pool, on one device."""
+
+    def __init__(
+        self,
+        store: Store,
+        run_id: str,
+        tasks: Sequence[Task],
+        device: str,
+        timeout_s: float,
+        max_attempts: int,
+        threads: int,
+    ) -> None:
+        self._store, self._run_id, self._tasks = store, run_id, tasks
+        self._max_attempts, self._threads = max_attempts, threads
+        self._begun = Begun(store, run_id, timeout_s)
+        self._node = socket.gethostname()
+        self._parts = 0
+        killed = [one for one in leftovers(store) if LOADING in one.keys and one.dead]
+        if len(killed) >= max_attempts:
+            raise MmrayError(
+                f"loading the models killed its process {len(killed)} times; last words: {killed[-1].words}"
+            )
+        self._begun.set([LOADING])
+        self._extract: list[ExtractFn] = [task.extractor.load(device, task.path) for task in tasks]
+        self._schemas = [schema(task) for task in tasks]
+        self._begun.clear()
+
+    def run(self, segments: Sequence[Segment]) -> pa.Table:
+        """Work on segments; returns their ledger rows and flags (schema RESULT), when their parts are written."""
+        left = leftovers(self._store)
+        records = {segment.key: record(segment.key, left) for segment in segments}
+        done: list[Progress] = []
+        for segment in segments:
+            known = records[segment.key]
+            if known.deaths >= self._max_attempts:
+                outcome = Outcome("failed", known.reason, known.detail, 0, 0.0)
+                done += [Progress(segment, place, outcome=outcome) for place in segment.tasks]
+            elif known.suspect:
+                done += self._together([segment], 1)
+        done += self._together([segment for segment in segments if not records[segment.key].suspect], self._threads)
+        self._begun.clear()
+        return pa.Table.from_pylist([self._row(progress) for progress in done], RESULT)
+
+    def _together(self, segments: Sequence[Segment], threads: int) -> list[Progress]:
+        """Decode some segments ahead while the models work on the one in front; write their rows."""
+        batch = Batch(self._extract, self._tasks, self._schemas, self._run_id)
+        ahead: deque[Feed] = deque()
+        coming = iter(segments)
+        done: list[Progress] = []
+        while True:
+            while len(ahead) < threads and (segment := next(coming, None)) is not None:
+                under_way = [progress.segment for progress in batch.unfinished] + [feed.segment for feed in ahead]
+                self._begun.set(list({one.key for one in [*under_way, segment]}))
+                specs = dict.fromkeys(spec for place in segment.tasks for spec in self._tasks[place].extractor.specs)
+                ahead.append(Feed(segment, list(specs)))
+            if not ahead:
+                break
+            batch.take(ahead.popleft())
+            if sum(progress.size_bytes for progress in batch.finished) >= PART_BYTES:
+                done += self._written(batch)
+        batch.finish()
+        return done + self._written(batch)
+
+    def _written(self, batch: Batch) -> list[Progress]:
+        """Write the rows of the finished segments, one part an extractor; take them out of the batch."""
+        finished, batch.finished = batch.finished, []
+        for place, task in enumerate(self._tasks):
+            own = [progress for progress in finished if progress.task == place and progress.tables]
+            if not own:
+                continue
+            self._parts += 1
+            part = f"windows/extractor={task.id}/part-{self._begun.name}-{self._parts:05d}.parquet"
+            rows = pa.concat_tables([table for progress in own for table in progress.tables])
+            write_parquet(rows, self._store.path(part))
+            for progress in own:
+                progress.part, progress.rows, progress.tables = part, progress.row_count, []
+        return finished
+
+    def _row(self, progress: Progress) -> dict[str, Any]:
+        one, task = progress.segment, self._tasks[progress.task]
+        outcome = progress.outcome
+        assert outcome is not None
+        return {
+            "sample_id": one.sample_id,
+            "segment": one.segment,
+            "extractor": task.id,
+            "status": outcome.status,
+            "reason": outcome.reason and str(outcome.reason),
+            "detail": outcome.detail or None,
+            "attempt": one.attempt,
+            "rows": progress.rows,
+            "frames": outcome.frames,
+            "media_s": outcome.media_s,
+            "decode_s": progress.decode_s,
+            "model_s": progress.model_s,
+            "input": one.input,
+            "weights": task.fingerprint,
+            "part": progress.part,
+            "run_id": self._run_id,
+            "node": self._node,
+            "at": datetime.now(UTC),
+            "source": one.source,
+            **progress.flags,
+        }
+
+
+def schema(task: Task) -> pa.Schema:
+    """Return the schema of a task's windows table."""
+    extractor = task.extractor
+    columns = tuple(getattr(extractor, "summary", ()))
+    dims = extractor.dims(task.path) if extractor.kind in {"embedding", "tags"} else {}
+    return windows.schema(str(extractor.kind), dims, columns)

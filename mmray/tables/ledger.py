@@ -1,0 +1,127 @@
+"""The ledger: for every (sample, segment, extractor) what became of it. Commit log and account in one.
+
+Of several rows for one key the winner has the highest attempt, then the latest run_id.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import polars as pl
+import pyarrow as pa
+
+from mmray import storage
+from mmray.tables.store import Store, read_parquet
+
+SCHEMA = pa.schema(
+    [
+        ("sample_id", pa.string()),
+        ("segment", pa.int32()),
+        ("extractor", pa.string()),
+        ("status", pa.string()),
+        ("reason", pa.string()),
+        ("detail", pa.string()),
+        ("attempt", pa.int32()),
+        ("rows", pa.int32()),
+        ("frames", pa.int32()),
+        ("media_s", pa.float64()),
+        ("decode_s", pa.float64()),
+        ("model_s", pa.float64()),
+        ("input", pa.string()),
+        ("weights", pa.string()),
+        ("part", pa.string()),
+        ("run_id", pa.string()),
+        ("node", pa.string()),
+        ("at", pa.timestamp("us", tz="UTC")),
+    ]
+)
+KEY = ["sample_id", "segment", "extractor"]
+STATUSES = ("ok", "partial", "failed", "skipped", "pending")
+
+
+def parts(store: Store) -> list[str]:
+    """List the files of the ledger, oldest first."""
+    return [entry.uri for entry in storage.files(store.path("ledger"), ".parquet")]
+
+
+def append(store: Store, rows: pa.Table, run_id: str, sequence: int) -> None:
+    """Commit rows: one new file, in one step."""
+    store.write(rows.select(SCHEMA.names).cast(SCHEMA), "ledger", f"part-{run_id}-{sequence:06d}.parquet")
+
+
+def read(store: Store, uris: Iterable[str] | None = None) -> pl.DataFrame:
+    """Return the winning row of every key."""
+    tables = [read_parquet(uri) for uri in (parts(store) if uris is None else uris)]
+    table = pa.concat_tables(tables) if tables else SCHEMA.empty_table()
+    return winners(as_polars(table))
+
+
+def as_polars(table: pa.Table) -> pl.DataFrame:
+    """Convert without copying what need not be copied."""
+    frame = pl.from_arrow(table)
+    assert isinstance(frame, pl.DataFrame)
+    return frame
+
+
+def winners(rows: pl.DataFrame) -> pl.DataFrame:
+    """Keep of several rows for one key the highest attempt, then the latest run, then the latest part."""
+    return rows.sort("attempt", "run_id", "part", nulls_last=False).unique(KEY, keep="last", maintain_order=True)
+
+
+def compact(store: Store, rows: pl.DataFrame, old: Sequence[str], run_id: str) -> None:
+    """Replace the files ``old`` by one with the winning rows; a crash in between leaves doubles, never a gap."""
+    new = store.path("ledger", f"part-{run_id}-compact.parquet")
+    table = rows.sort(KEY).to_arrow().select(SCHEMA.names).cast(SCHEMA)
+    store.write(table, "ledger", f"part-{run_id}-compact.parquet")
+    storage.delete(uri for uri in old if uri != new)
+
+
+def done(rows: pl.DataFrame, expected: pl.DataFrame) -> pl.DataFrame:
+    """Return the final rows of the expected keys whose ``input`` is still the same.
+
+    ``expected``: sample_id, segment, extractor, input.
+    """
+    final = rows.filter(pl.col("status") != "pending")
+    return expected.join(final.select(*KEY, "input", "status", "reason", "rows", "part"), on=[*KEY, "input"])
+
+
+def by_sample(expected: pl.DataFrame, finished: pl.DataFrame) -> pl.DataFrame:
+    """Return one row per (sample, extractor): its status from those of its segments, and the reason to show."""
+    joined = expected.join(finished.select(*KEY, "status", "reason"), on=KEY, how="left")
+    status = pl.col("status")
+    return (
+        joined.group_by("sample_id", "extractor", maintain_order=True)
+        .agg(
+            pl.when(status.is_null().any())
+            .then(pl.lit("pending"))
+            .when((status == "ok").all())
+            .then(pl.lit("ok"))
+            .when((status == "skipped").all())
+            .then(pl.lit("skipped"))
+            .when(~status.is_in(["ok", "partial"]).any() & (status == "failed").any())
+            .then(pl.lit("failed"))
+            .otherwise(pl.lit("partial"))
+            .first()
+            .alias("status"),
+            pl.col("reason").drop_nulls().first().alias("reason"),
+        )
+        .sort("extractor", "sample_id")
+    )
+
+
+def account(statuses: pl.DataFrame, extractors: Sequence[str], samples: int) -> dict[str, dict[str, Any]]:
+    """Count the statuses and reasons of each extractor; samples that are not even planned are pending too."""
+    accounts: dict[str, dict[str, Any]] = {}
+    for extractor in extractors:
+        own = statuses.filter(pl.col("extractor") == extractor)
+        counts = dict(own["status"].value_counts().iter_rows())
+        named = own.filter(pl.col("reason").is_not_null() & (pl.col("status") != "pending"))
+        reasons = dict(named["reason"].value_counts().sort("reason").iter_rows())
+        accounts[extractor] = {status: int(counts.get(status, 0)) for status in STATUSES} | {"reasons": reasons}
+        accounts[extractor]["pending"] += samples - own.height
+    return accounts
+
+
+def error_rate(counts: dict[str, Any]) -> float:
+    """Return failed / (ok + partial + failed), 0 where nothing was tried."""
+    tried = sum(int(counts[status]) for status in ("ok", "partial", "failed"))
+    return int(counts["failed"]) / tried if tried else 0.0

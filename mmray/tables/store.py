@@ -1,0 +1,151 @@
+"""The store: one folder or URL prefix that holds every table of a corpus."""
+
+import json
+import os
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from io import BytesIO
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from mmray import storage
+from mmray.errors import ConfigError, MmrayError
+
+SCHEMA_VERSION = 1
+STALE_S = 120.0  # a lock that nobody renewed for so long belongs to a dead run
+RENEW_S = 20.0
+
+
+@dataclass(frozen=True, slots=True)
+class Store:
+    """Where things stand in a store."""
+
+    uri: str
+
+    def path(self, *parts: str) -> str:
+        """Return the URI of something in the store."""
+        return storage.join(self.uri, *parts)
+
+    def read(self, *parts: str) -> pa.Table | None:
+        """Read a Parquet table of the store; None where there is none yet."""
+        try:
+            return read_parquet(self.path(*parts))
+        except FileNotFoundError:
+            return None
+
+    def read_json(self, *parts: str) -> dict[str, Any] | None:
+        """Read a JSON file of the store; None where there is none yet."""
+        try:
+            data = json.loads(storage.read_bytes(self.path(*parts)))
+        except FileNotFoundError:
+            return None
+        return data if isinstance(data, dict) else None
+
+    def write_json(self, data: dict[str, Any], *parts: str) -> None:
+        """Write a JSON file in one step."""
+        storage.put(self.path(*parts), json.dumps(data, indent=1, ensure_ascii=False, sort_keys=True).encode())
+
+    def write(self, table: pa.Table, *parts: str) -> None:
+        """Write a Parquet table in one step."""
+        write_parquet(table, self.path(*parts))
+
+
+def read_parquet(uri: str, columns: list[str] | None = None) -> pa.Table:
+    """Read one Parquet file (never as part of a dataset: folders like ``extractor=ID`` add no column)."""
+    with storage.open_read(uri) as file:
+        return pq.ParquetFile(file).read(columns=columns)
+
+
+def write_parquet(table: pa.Table, uri: str) -> int:
+    """Write one Parquet file (zstd) in one step; returns its size in bytes."""
+    buffer = BytesIO()
+    pq.write_table(plain(table), buffer, compression="zstd")
+    storage.put(uri, buffer.getvalue())
+    return buffer.tell()
+
+
+def plain(table: pa.Table) -> pa.Table:
+    """Return the table with plain strings: polars writes large and view strings, which not every reader knows."""
+    wide = (pa.large_string(), pa.string_view())
+    fields = [field.with_type(pa.string()) if field.type in wide else field for field in table.schema]
+    return table.cast(pa.schema(fields, table.schema.metadata))
+
+
+def open_store(uri: str, create: bool = False) -> Store:
+    """Open a store and check its version; a folder that is no store is a ConfigError."""
+    store = Store(uri.rstrip("/") or "/")
+    about = store.read_json("store.json")
+    if about is None:
+        if not create:
+            raise ConfigError(f"{uri}: is not a store (it has no store.json); `mmray extract` makes one")
+        about = {"schema_version": SCHEMA_VERSION, "made_by": "mmray"}
+        store.write_json(about, "store.json")
+    if about.get("schema_version", 0) > SCHEMA_VERSION:
+        found = about["schema_version"]
+        raise ConfigError(f"{uri}: was written by a newer mmray (schema {found}, this one knows {SCHEMA_VERSION})")
+    return store
+
+
+@contextmanager
+def locked(store: Store, run_id: str) -> Iterator[str | None]:
+    """Hold the store's one-writer lock; yields a note when a stale lock was taken over.
+
+    Raises MmrayError, naming the holder, while another run is alive.
+    """
+    path = store.path("lock.json")
+    note = _acquire(store, path, run_id)
+    stop = threading.Event()
+    renewer = threading.Thread(target=_renew, args=(path, run_id, stop), name="lock", daemon=True)
+    renewer.start()
+    try:
+        yield note
+    finally:
+        stop.set()
+        renewer.join()
+        if (holder := store.read_json("lock.json")) and holder.get("run_id") == run_id:
+            storage.delete([path])
+
+
+def _ticket(run_id: str) -> bytes:
+    about = {"run_id": run_id, "node": socket.gethostname(), "pid": os.getpid(), "renewed": time.time()}
+    return json.dumps(about).encode()
+
+
+def _acquire(store: Store, path: str, run_id: str) -> str | None:
+    note = None
+    for _ in range(3):
+        if storage.create_new(path, _ticket(run_id)):
+            holder = store.read_json("lock.json")  # who won, where a store cannot create exclusively
+            if holder and holder.get("run_id") == run_id:
+                return note
+        holder = store.read_json("lock.json")
+        if holder is None:
+            continue
+        if _alive(holder):
+            where = f"on {holder['node']}, process {holder['pid']}"
+            raise MmrayError(f"{store.uri}: the run {holder['run_id']} ({where}) is writing to this store; wait for it")
+        note = f"took over the lock of the dead run {holder['run_id']} (on {holder['node']})"
+        storage.delete([path])
+    raise MmrayError(f"{store.uri}: other runs keep taking the lock; start this one again later")
+
+
+def _alive(holder: dict[str, Any]) -> bool:
+    if holder.get("node") == socket.gethostname():
+        try:
+            os.kill(int(holder["pid"]), 0)
+        except ProcessLookupError:
+            return False
+        except PermissionError:
+            pass
+    return time.time() - float(holder.get("renewed", 0)) < STALE_S
+
+
+def _renew(path: str, run_id: str, stop: threading.Event) -> None:
+    while not stop.wait(RENEW_S):
+        storage.put(path, _ticket(run_id))

@@ -1,0 +1,65 @@
+"""Windows tables: the rows of an extractor as they come, in Parquet parts; and their columns by kind."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from mmray.specs import Rows
+
+HEAD = [
+    ("sample_id", pa.string()),
+    ("segment", pa.int32()),
+    ("window", pa.int32()),
+    ("start_s", pa.float64()),
+    ("end_s", pa.float64()),
+    ("run_id", pa.string()),
+]
+DETECTION = [
+    ("frame_s", pa.float64()),
+    ("class_id", pa.int32()),
+    ("class_name", pa.string()),
+    *((name, pa.float32()) for name in ("score", "x1", "y1", "x2", "y2")),
+]
+
+
+def schema(kind: str, dims: Mapping[str, int], columns: Sequence[str] = ()) -> pa.Schema:
+    """Return the schema of a windows table.
+
+    ``dims``: lengths of the vector columns (FixedSizeList<float32>); ``columns``: the names of a descriptors table.
+    """
+    if kind == "detections":
+        return pa.schema([*HEAD, *DETECTION])
+    vectors = [(name, pa.list_(pa.float32(), length)) for name, length in dims.items()]
+    return pa.schema([*HEAD, *vectors, *((name, pa.float32()) for name in columns)])
+
+
+def table(rows: Rows, sample_id: str, segment: int, run_id: str, schema: pa.Schema) -> pa.Table:
+    """Build the rows of one item under a schema."""
+    count = len(rows)
+    columns: dict[str, Any] = {
+        "sample_id": [sample_id] * count,
+        "segment": [segment] * count,
+        "window": rows.window,
+        "start_s": rows.start_s,
+        "end_s": rows.end_s,
+        "run_id": [run_id] * count,
+    }
+    columns |= rows.columns
+    return pa.table([_array(columns[field.name], field.type) for field in schema], schema=schema)
+
+
+def _array(values: Any, kind: pa.DataType) -> pa.Array:
+    if not pa.types.is_fixed_size_list(kind):
+        return pa.array(values, kind)
+    matrix = np.ascontiguousarray(values, dtype=np.float32)
+    assert matrix.ndim == 2, f"vectors come as (rows, dim), not {matrix.shape}"
+    assert matrix.shape[1] == kind.list_size, f"vectors have {matrix.shape[1]} numbers, not {kind.list_size}"
+    return pa.FixedSizeListArray.from_arrays(pa.array(matrix.reshape(-1)), type=kind)
+
+
+def vectors(column: pa.ChunkedArray) -> np.ndarray[Any, np.dtype[np.float32]]:
+    """Return a vector column as a matrix (rows, dim)."""
+    array = column.combine_chunks()
+    return np.asarray(array.flatten()).reshape(len(array), array.type.list_size)

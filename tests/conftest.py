@@ -1,0 +1,72 @@
+"""What tests share: the data folder, Ray's settings, small stores."""
+
+import os
+import socket
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def test_data() -> Path:
+    """Return the folder of real media; without it tests skip, but never in CI."""
+    folder = Path(os.environ.get("MMRAY_TEST_DATA", ROOT.parent / "shared" / "data"))
+    if not folder.is_dir():
+        if os.environ.get("CI"):
+            pytest.fail(f"{folder} is missing: in CI the real media must be there")
+        pytest.skip(f"no real media in {folder} (MMRAY_TEST_DATA)")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def s3_endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Start moto's S3 server as a process of its own on loopback.
+
+    moto, because it honours If-None-Match and ETags as AWS does, on which the lock and the detection of changes stand;
+    `rclone serve s3` ignores If-None-Match.
+    """
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    log = (tmp_path_factory.mktemp("s3") / "log").open("w")
+    server = subprocess.Popen(
+        [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)], stdout=log, stderr=log
+    )
+    endpoint = f"http://127.0.0.1:{port}"
+    try:
+        for _ in range(200):
+            try:
+                with socket.create_connection(("127.0.0.1", port), timeout=1):
+                    break
+            except OSError:
+                time.sleep(0.1)
+        yield endpoint
+    finally:
+        server.terminate()
+        server.wait()
+        log.close()
+
+
+@pytest.fixture
+def s3_bucket(s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Return the URL of a new bucket; credentials and endpoint stand in the environment (the standard chain)."""
+    import s3fs
+
+    environment = {
+        "AWS_ACCESS_KEY_ID": "AKIAMMRAYTEST",
+        "AWS_SECRET_ACCESS_KEY": "mmraytestsecret",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_ENDPOINT_URL": s3_endpoint,
+    }
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    name = f"mmray-{uuid.uuid4().hex[:12]}"
+    s3fs.S3FileSystem(use_listings_cache=False).mkdir(name)
+    return f"s3://{name}"

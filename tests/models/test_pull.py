@@ -1,0 +1,164 @@
+"""Pulling weights, against a server on this machine."""
+
+import hashlib
+import threading
+from functools import partial
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import fsspec
+import pytest
+
+from mmray.errors import ConfigError, MmrayError
+from mmray.models import pull, weights
+from mmray.models.weights import Model
+
+CONTENT = b"network" * 1000
+
+
+class Handler(BaseHTTPRequestHandler):
+    def do_GET(self):
+        if self.path == "/away":
+            self.send_response(302)
+            self.send_header("Location", f"http://{self.headers['Host'].replace('127.0.0.1', 'example.invalid')}/")
+            self.end_headers()
+            return
+        found = self.path == "/net.onnx"
+        self.send_response(200 if found else 404)
+        self.end_headers()
+        self.wfile.write(CONTENT if found else b"")
+
+    def log_message(self, *words):
+        pass
+
+
+@pytest.fixture(scope="module")
+def server():
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+@pytest.fixture
+def catalogued(tmp_path, monkeypatch, server):
+    """Put one model in the catalogue; the caller changes what it likes."""
+    monkeypatch.setenv("MMRAY_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+
+    def put(**changes):
+        values = {"source": f"{server}/net.onnx", "sha256": hashlib.sha256(CONTENT).hexdigest(), "size_bytes": 7000}
+        model = Model(name="net", file="net.onnx", licence="MIT", **(values | changes))
+        monkeypatch.setattr(weights, "catalogue", lambda: (model,))
+        return model
+
+    return put
+
+
+def leftovers(tmp_path):
+    return [path for path in (tmp_path / "home").rglob("*") if path.is_file()]
+
+
+def test_a_pulled_model_is_there_and_right(catalogued, tmp_path):
+    catalogued()
+    assert not pull.listing()[0]["present"]
+    pull.pull(["net"])
+    assert weights.resolve("net").path == tmp_path / "home" / "models" / "net" / "net.onnx"
+    assert pull.listing()[0]["present"]
+    assert pull.verify() == [("net", True, "sha256 is right")]
+
+
+def test_a_second_pull_asks_nobody(catalogued):
+    catalogued()
+    first = pull.pull(["net"])
+    catalogued(source="https://example.invalid/net.onnx")
+    assert pull.pull(["net"]) == first
+
+
+def test_a_model_can_be_pulled_into_a_shared_place(catalogued, tmp_path):
+    catalogued()
+    assert pull.pull(["net"], into="memory://pulled") == ["memory://pulled/net"]
+    assert fsspec.filesystem("memory").cat_file("/pulled/net/net.onnx") == CONTENT
+    assert weights.resolve("memory://pulled/net").path.read_bytes() == CONTENT
+    pull.pull(["net"], into=str(tmp_path / "shared"))
+    assert (tmp_path / "shared" / "net" / "net.onnx").read_bytes() == CONTENT
+
+
+def test_a_wrong_checksum_keeps_nothing(catalogued, tmp_path):
+    catalogued(sha256="0" * 64)
+    with pytest.raises(MmrayError, match=r"sha256 of net\.onnx.*nothing was kept"):
+        pull.pull(["net"])
+    assert leftovers(tmp_path) == []
+
+
+def test_a_download_that_is_too_long_is_stopped(catalogued, tmp_path):
+    catalogued(size_bytes=1000)
+    with pytest.raises(MmrayError, match="more than 2,000 bytes"):
+        pull.pull(["net"])
+    assert leftovers(tmp_path) == []
+
+
+@pytest.mark.parametrize("source", ["http://example.invalid/net.onnx", "file:///net.onnx", "ftp://example.invalid/net"])
+def test_only_https_is_taken(catalogued, source):
+    catalogued(source=source)
+    with pytest.raises(MmrayError, match="https only"):
+        pull.pull(["net"])
+
+
+@pytest.mark.parametrize("path", ["absent", "away"])
+def test_a_failing_download_says_what_to_do(catalogued, server, path):
+    catalogued(source=f"{server}/{path}")
+    with pytest.raises(MmrayError, match="cannot be downloaded.*copy the files over"):
+        pull.pull(["net"])
+
+
+def test_an_unknown_name_is_refused(catalogued):
+    catalogued()
+    with pytest.raises(ConfigError, match="nett.*did you mean 'net'"):
+        pull.pull(["nett"])
+
+
+def test_a_damaged_file_is_found(catalogued):
+    catalogued()
+    (place,) = pull.pull(["net"])
+    with open(f"{place}/net.onnx", "ab") as file:
+        file.write(b"!")
+    ((name, fine, detail),) = pull.verify()
+    assert (name, fine) == ("net", False)
+    assert "sha256" in detail
+
+
+def fake_snapshot(files, source, revision, local_dir, **patterns):
+    assert revision == "a" * 40
+    (local_dir / ".cache").mkdir()
+    for name in files:
+        (local_dir / name).write_bytes(b"content")
+
+
+def test_the_hub_gives_the_pinned_revision_without_pickles(catalogued, monkeypatch):
+    catalogued(source="some/net", revision="a" * 40, sha256=None, file="model.safetensors")
+    monkeypatch.setattr(
+        "huggingface_hub.snapshot_download", partial(fake_snapshot, ["model.safetensors", "config.json"])
+    )
+    pull.pull(["net"])
+    found = weights.resolve("some/net").path
+    assert sorted(path.name for path in found.iterdir()) == ["config.json", "model.safetensors"]
+    assert pull.verify() == [("net", True, "here; no sha256 is known for it")]
+
+
+def test_a_revision_without_safetensors_is_refused(catalogued, monkeypatch, tmp_path):
+    catalogued(source="some/net", revision="a" * 40, sha256=None)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", partial(fake_snapshot, ["config.json"]))
+    with pytest.raises(MmrayError, match="no safetensors"):
+        pull.pull(["net"])
+    assert leftovers(tmp_path) == []
+
+
+def test_a_hub_that_cannot_be_reached_is_said(catalogued, monkeypatch):
+    catalogued(source="some/net", revision="a" * 40, sha256=None)
+
+    def offline(*words, **names):
+        raise ConnectionError("no network")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", offline)
+    with pytest.raises(MmrayError, match="hub: no network.*copy the files over"):
+        pull.pull(["net"])
