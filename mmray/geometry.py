@@ -16,7 +16,7 @@ Floats = npt.NDArray[np.floating]
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """The source's part ``box_*_px`` (source pixels), scaled to ``width_px`` x ``height_px``, at ``left_px``, ``top_px``.
+    """The source's part ``box_*_px`` (source pixels) scaled to ``width_px`` x ``height_px`` at ``left_px``, ``top_px``.
 
     ``left_px`` and ``top_px`` are output pixels: positive where the picture is padded, negative where it is cut.
     """

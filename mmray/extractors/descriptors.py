@@ -1,7 +1,8 @@
 """What a recording is like: length, cuts, brightness, motion, loudness and silence, for every 0.96 s.
 
 No model and no licence: plain formulas, written here. A hard cut lies between two consecutive frames of the
-0.24 s grid that share less than half of their colours and whose luma differs by more than a tenth on average.
+0.24 s grid that share less than half of their colours, differ in luma by more than a tenth on average, and do not show
+the same shapes (correlation of luma below a half), as the frames of a fast fade do.
 """
 
 from collections.abc import Iterator, Sequence
@@ -18,7 +19,7 @@ WINDOW_S = 0.96
 FRAMES = 4  # of the 0.24 s grid, in a window
 BLOCK_S = 0.02
 FLOOR_DB, SILENT_DB = -100.0, -60.0
-COLOURS_CHANGED, LUMA_CHANGED = 0.5, 0.1
+COLOURS_CHANGED, LUMA_CHANGED, SAME_SHAPES = 0.5, 0.1, 0.5
 LUMA = np.array([0.299, 0.587, 0.114], np.float32) / 255  # BT.601
 
 Columns = dict[str, list[float | None]]
@@ -95,7 +96,7 @@ def _pictures(frames: list[Frame], windows: list[int]) -> Columns:
     motion = np.abs(np.diff(lumas, axis=0, prepend=lumas[:1])).mean((1, 2))
     colours = np.stack([_colours(image) for image in images])
     changed = np.abs(np.diff(colours, axis=0, prepend=colours[:1])).sum(1) / 2
-    cut = (changed > COLOURS_CHANGED) & (motion > LUMA_CHANGED)
+    cut = (changed > COLOURS_CHANGED) & (motion > LUMA_CHANGED) & (_alike(lumas) < SAME_SHAPES)
     owner = np.array([frame.window // FRAMES for frame in frames])
     for place, window in enumerate(windows):
         mine = owner == window
@@ -104,6 +105,14 @@ def _pictures(frames: list[Frame], windows: list[int]) -> Columns:
             columns["brightness"][place] = float(lumas[mine].mean())
             columns["motion"][place] = float(motion[mine].mean())
     return columns
+
+
+def _alike(lumas: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:
+    """Return the correlation of each picture with the one before (the first: 1; a flat picture has no shapes: 0)."""
+    flat = lumas.reshape(len(lumas), -1)
+    shapes = flat - flat.mean(1, keepdims=True)
+    shapes /= np.maximum(np.linalg.norm(shapes, axis=1, keepdims=True), 1e-3)
+    return np.append(np.float32(1), (shapes[1:] * shapes[:-1]).sum(1))
 
 
 def _colours(image: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:

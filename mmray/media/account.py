@@ -40,7 +40,7 @@ class Flags:
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """[start_s, end_s) of a sample that is the part from ``offset_s`` of the medium; ``limit_s`` is the sample's end."""
+    """[start_s, end_s) of a sample that is the part from ``offset_s`` of the medium; it ends at ``limit_s``."""
 
     start_s: float
     end_s: float
@@ -58,28 +58,28 @@ def refused(error: SampleError) -> Outcome:
     return Outcome(error.status, error.reason, error.detail)
 
 
-def video_outcome(source: Source, track: VideoTrack, taker: Taker, segment: Segment, ended: bool) -> Outcome:
-    """Say what became of one frame spec; ``ended``: the medium was read to its end."""
-    reason = fault(source, track, segment, ended)
-    if not reason and ended and isinstance(taker.rule, Points) and taker.rule.short:
+def video_outcome(source: Source, track: VideoTrack, taker: Taker, segment: Segment) -> Outcome:
+    """Say what became of one frame spec."""
+    reason = fault(source, track, segment)
+    if not reason and track.ended and isinstance(taker.rule, Points) and taker.rule.short:
         reason = Reason.TRUNCATED
-    covered_s = 0.0 if source.still else _covered_s(track, segment, ended)
+    covered_s = 0.0 if source.still else _covered_s(track, segment)
     return _outcome(source, track, reason, taker.frames, covered_s)
 
 
-def sound_outcome(source: Source, track: AudioTrack, cutter: Cutter, segment: Segment, ended: bool) -> Outcome:
-    """Say what became of one sound spec; ``ended``: the medium was read to its end."""
-    reason = fault(source, track, segment, ended)
+def sound_outcome(source: Source, track: AudioTrack, cutter: Cutter, segment: Segment) -> Outcome:
+    """Say what became of one sound spec."""
+    reason = fault(source, track, segment)
     if track.seen and not cutter.frames and segment.whole and not reason:
         detail = f"{cutter.total / cutter.spec.rate_hz:.3f} s of sound, a window is {cutter.spec.window_s} s"
         return Outcome("skipped", Reason.TOO_SHORT, detail)
-    return _outcome(source, track, reason, cutter.frames, _covered_s(track, segment, ended))
+    return _outcome(source, track, reason, cutter.frames, _covered_s(track, segment))
 
 
-def fault(source: Source, track: VideoTrack | AudioTrack, segment: Segment, ended: bool) -> Reason | None:
+def fault(source: Source, track: VideoTrack | AudioTrack, segment: Segment) -> Reason | None:
     """Name what was wrong with a stream: cut short, damaged, or nothing."""
     declared = declared_s(source, track.stream)
-    if ended and declared is not None:
+    if track.ended and declared is not None:
         expected_s = min(declared - segment.offset_s, segment.limit_s)
         reached_s = track.end_s if track.end_s is not None else 0.0
         if reached_s + max(0.5, 0.02 * expected_s) < expected_s and (track.seen or segment.start_s > 0):
@@ -90,15 +90,15 @@ def fault(source: Source, track: VideoTrack | AudioTrack, segment: Segment, ende
 def _outcome(
     source: Source, track: VideoTrack | AudioTrack, reason: Reason | None, frames: int, covered_s: float
 ) -> Outcome:
-    detail = (source.message or (f"the stream ends at {track.end_s} s" if track.end_s else "")) if reason else ""
-    if not track.seen:
+    detail = (source.message(track.stream.index) or f"the stream ends at {track.end_s} s") if reason else ""
+    if not track.seen and track.ended:
         return Outcome("failed", reason or Reason.EMPTY, detail or "the stream holds nothing that decodes")
     return Outcome("partial" if reason else "ok", reason, detail, frames, covered_s)
 
 
-def _covered_s(track: VideoTrack | AudioTrack, segment: Segment, ended: bool) -> float:
+def _covered_s(track: VideoTrack | AudioTrack, segment: Segment) -> float:
     end_s = segment.end_s
-    if track.end_s is not None and (ended or end_s == inf):
+    if track.end_s is not None and (track.ended or end_s == inf):
         end_s = min(end_s, track.end_s)
     return 0.0 if end_s == inf else max(0.0, end_s - max(0.0, segment.start_s))
 

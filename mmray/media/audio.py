@@ -12,7 +12,7 @@ from av.audio.resampler import AudioResampler
 
 from mmray.errors import Reason, SampleError
 from mmray.media.seek import block
-from mmray.media.source import DISCONTINUOUS, Source, container_s, stream_start
+from mmray.media.source import DISCONTINUOUS, Packet, Source, container_s, stream_start
 from mmray.media.timeline import RESTART_S, Timeline
 from mmray.media.waves import Cutter
 from mmray.specs import AudioSpec, Wave
@@ -81,8 +81,8 @@ class AudioTrack:
     """Decodes one sound stream once for all lines.
 
     [``start_s``, ``stop_s``) is the segment (``stop_s`` may be infinite); ``sought``: decoding starts in the middle.
-    Afterwards ``seen`` counts decoded samples (not those
-    of gaps), ``end_s`` is the end of the sound, ``damage`` says what was wrong and ``peak`` how loud the segment was.
+    Afterwards ``seen`` counts decoded samples (not those of gaps), ``ended`` tells whether the stream was read to its
+    end, ``end_s`` is the end of the sound, ``damage`` says what was wrong, ``peak`` how loud the segment was.
     """
 
     def __init__(
@@ -97,6 +97,7 @@ class AudioTrack:
     ) -> None:
         self.stream, self.lines = stream, lines
         self.seen = 0
+        self.ended = False
         self.end_s: float | None = None
         self.damage: Reason | None = None
         self.peak: float | None = None
@@ -118,7 +119,7 @@ class AudioTrack:
         """Tell whether no window needs more."""
         return all(cutter.done for line in self.lines for cutter in line.cutters)
 
-    def feed(self, packet: av.Packet) -> Iterator[tuple[AudioSpec, Wave]]:
+    def feed(self, packet: Packet) -> Iterator[tuple[AudioSpec, Wave]]:
         """Decode a packet and return the windows that are complete."""
         frames, fault = self._source.decode(self.stream, packet)
         if fault and not (packet.pts is not None and self._time.at(packet.pts) - self._offset_s < self._start_s):
@@ -126,9 +127,10 @@ class AudioTrack:
         for frame in frames:
             yield from self._arrived(frame)
 
-    def finish(self) -> Iterator[tuple[AudioSpec, Wave]]:
+    def finish(self, ended: bool) -> Iterator[tuple[AudioSpec, Wave]]:
         """Return what decoder and resamplers still hold, and the windows that the sound fills in part."""
-        if not self.done:
+        self.ended = ended and not self.done
+        if self.ended:
             frames, fault = self._source.decode(self.stream, None)
             self.damage = fault or self.damage
             for frame in frames:
@@ -200,12 +202,13 @@ class AudioTrack:
         kind = frame.format.name.removesuffix("p")
         if kind not in SCALES:
             raise SampleError(Reason.UNSUPPORTED, f"samples of format {frame.format.name}")
-        samples = frame.to_ndarray().astype(np.float32)
+        samples: Mono = frame.to_ndarray().astype(np.float32)
         if not frame.format.is_planar:
             samples = samples.reshape(-1, frame.layout.nb_channels).T
         samples = (samples - 128 if kind == "u8" else samples) * np.float32(SCALES[kind])
         if kind in ("flt", "dbl") and not (sane := np.abs(samples) < LOUDEST).all():
             samples = np.where(sane, samples, 0)
             self.damage = Reason.CORRUPT
-            self._source.message = "sound holds samples that are not numbers; they count as 0"
-        return samples[0] if len(samples) == 1 else samples.mean(axis=0, dtype=np.float32)
+            self._source.note(self.stream.index, "the sound holds samples that are not numbers; they count as 0")
+        mono: Mono = samples[0] if len(samples) == 1 else samples.mean(axis=0, dtype=np.float32)
+        return mono

@@ -9,10 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from mmray.media.picture import Image, Picture, Scaler
+from mmray.media.seek import TOLERANCE_S
 from mmray.specs import Frame, FrameSpec
 
-# Matroska writes whole milliseconds: a frame that is due within one counts as shown.
-TOLERANCE_S = 1e-3
 # Streams of one medium need not begin or end together: this far the first or last frame stands in.
 STAND_IN_S = 0.5
 THUMBNAIL_PX = 32
@@ -129,9 +128,13 @@ class Every:
 
 
 def choice(spec: FrameSpec, start_s: float, end_s: float, duration_s: float, still: bool) -> Points | Every:
-    """Return the rule of ``spec`` for the segment [start_s, end_s); ``end_s`` may be infinite, a still has time 0."""
+    """Return the rule of ``spec`` for the segment [start_s, end_s).
+
+    Either end may be infinite: a medium's first segment has the frames before time 0 too. A still has time 0.
+    """
     if spec.every is not None:
-        return Every(spec.every, -inf if start_s <= 0 else start_s, end_s)
+        return Every(spec.every, start_s, end_s)
+    start_s = max(0.0, start_s)
     if spec.fps is not None:
         first, stop = ceil(start_s * spec.fps - 1e-6), None if end_s == inf else ceil(end_s * spec.fps - 1e-6)
         return Points(1 / spec.fps, 0, first, 1 if still else stop, spec.before)
@@ -230,7 +233,7 @@ def representatives(thumbnails: Sequence[npt.NDArray[np.float32]], count: int) -
     Where fewer pictures differ, all that differ are taken and the last is repeated.
     """
     from sklearn.cluster import KMeans
-    from threadpoolctl import threadpool_limits
+    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
     points = np.stack(thumbnails)
     _, distinct = np.unique(points, axis=0, return_index=True)

@@ -6,7 +6,7 @@ enter it at different points.
 """
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from math import inf
 from typing import Any
@@ -56,25 +56,26 @@ class _Pass:
     source: Source
     video: VideoTrack | None = None
     sounds: list[AudioTrack] = field(default_factory=list)
-    ended: bool = False
+
+    @property
+    def tracks(self) -> list[VideoTrack | AudioTrack]:
+        """Return all tracks."""
+        return [*([self.video] if self.video else []), *self.sounds]
 
     def run(self) -> Produced:
         """Read until no track needs more."""
-        tracks: dict[int, VideoTrack | AudioTrack] = {track.stream.index: track for track in self.sounds}
-        if self.video is not None:
-            tracks[self.video.stream.index] = self.video
-            if not self.sounds:
-                self.video.allow_leaps()
-        while not all(track.done for track in tracks.values()):
+        tracks = {track.stream.index: track for track in self.tracks}
+        if self.video is not None and not self.sounds:
+            self.video.allow_leaps()
+        ended = False
+        while not ended and not all(track.done for track in tracks.values()):
             packet = self.source.read()
-            if packet is None:
-                self.ended = True
-                break
-            track = tracks.get(packet.stream_index)
-            if track is not None and not track.done:
+            ended = packet is None
+            track = tracks.get(packet.stream_index) if packet is not None else None
+            if packet is not None and track is not None and not track.done:
                 yield from track.feed(packet)
         for track in tracks.values():
-            yield from track.finish()
+            yield from track.finish(ended)
 
 
 class Decoding:
@@ -110,7 +111,7 @@ class Decoding:
         """Stop early and close the medium."""
         self._items.close()
 
-    def _run(self) -> Iterator[tuple[AnySpec, Item]]:
+    def _run(self) -> Generator[tuple[AnySpec, Item], None, None]:
         takers: list[Taker] = []
         sounds: list[AudioTrack] = []
         ends: list[float] = []
@@ -120,23 +121,24 @@ class Decoding:
                 self._settle(one)
                 takers += one.video.takers if one.video else []
                 sounds += one.sounds
-                tracks = [*([one.video] if one.video else []), *one.sounds]
-                ends += [track.end_s for track in tracks if one.ended and track.end_s is not None]
+                ends += [track.end_s for track in one.tracks if track.ended and track.end_s is not None]
         finally:
             for source in self._sources:
                 source.close()
         self.flags = flags(takers, sounds)
         if ends:
             self.duration_s = max(0.0, min(max(ends), self._segment.limit_s))
+        elif self._segment.end_s == self._segment.limit_s < inf and (takers or sounds):
+            self.duration_s = self._segment.limit_s
 
     def _settle(self, one: _Pass) -> None:
         """Write down what became of the specs of a finished pass."""
         if one.video is not None:
             for taker in one.video.takers:
-                self.outcomes[taker.spec] = video_outcome(one.source, one.video, taker, self._segment, one.ended)
+                self.outcomes[taker.spec] = video_outcome(one.source, one.video, taker, self._segment)
         for sound in one.sounds:
             for cutter in (cutter for line in sound.lines for cutter in line.cutters):
-                self.outcomes[cutter.spec] = sound_outcome(one.source, sound, cutter, self._segment, one.ended)
+                self.outcomes[cutter.spec] = sound_outcome(one.source, sound, cutter, self._segment)
 
     def _open(self) -> Source:
         self._sources.append(Source(self._uri))
@@ -157,7 +159,7 @@ class Decoding:
             if frame_specs:
                 one.video = self._video(source, self._takers(source, frame_specs))
             one.sounds = [self._sound(source, number, specs, False) for number, specs in sounds.items()]
-            source.want([track.stream for track in ([one.video] if one.video else []) + one.sounds])
+            source.want([track.stream for track in one.tracks])
             yield one
 
     def _present(self, source: Source) -> tuple[list[FrameSpec], dict[int, list[AudioSpec]]]:

@@ -3,6 +3,7 @@
 import re
 import struct
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -52,7 +53,7 @@ class Orientation:
 def of_frame(frame: VideoFrame) -> Orientation:
     """Read the display matrix that the decoder attached."""
     try:
-        matrix = frame.side_data.get("DISPLAYMATRIX")
+        matrix: Any = frame.side_data.get("DISPLAYMATRIX")
     except ValueError:
         # PyAV 18.1 refuses all side data where one has a type it does not know (Exif is one).
         quarter = round(-frame.rotation / 90) % 4

@@ -12,7 +12,7 @@ from av.video.reformatter import Interpolation, VideoReformatter
 
 from mmray.geometry import Placement, placed
 from mmray.media import orientation
-from mmray.media.source import check_size
+from mmray.media.source import MOV, Packet, Source, check_size
 from mmray.specs import FrameSpec
 
 Image = npt.NDArray[np.uint8]
@@ -25,6 +25,20 @@ SCALERS = {
     "bicubic": Interpolation.BICUBIC,
     "area": Interpolation.AREA,
 }
+
+
+ASPECTS = (1 / 16, 16)  # pixel aspects beyond are damage
+
+
+def pixel_aspect(source: Source) -> float:
+    """Return width over height of the video's pixels; those of still images count as square, as image readers do."""
+    aspect = 1.0 if source.still or source.video is None else float(source.video.sample_aspect_ratio or 1)
+    return aspect if ASPECTS[0] <= aspect <= ASPECTS[1] else 1.0
+
+
+def still_orientation(source: Source, packet: Packet) -> orientation.Orientation | None:
+    """Return the Exif orientation of a still image; None where frames carry a display matrix that can be read."""
+    return orientation.of_exif(bytes(packet)) if source.still and source.format != MOV else None
 
 
 class Picture:
@@ -109,7 +123,7 @@ class Scaler:
         scaled = reformatter.reformat(
             frame, width=width, height=height, format="rgb24", interpolation=self._flags, threads=1
         )
-        return scaled.to_ndarray()
+        return np.asarray(scaled.to_ndarray(), np.uint8)
 
 
 def _seen(start_px: int, scale: float, length: int, side: int) -> tuple[slice, int, int]:

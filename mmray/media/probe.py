@@ -1,28 +1,28 @@
 """What a medium is, from its header, its first packets and its first frame."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-from mmray.media import orientation
-from mmray.media.picture import Picture
+from mmray.media.picture import Picture, pixel_aspect, still_orientation
 from mmray.media.seek import PCM_FORMATS, seekable
-from mmray.media.source import MAX_PIXELS, MOV, Source, check_size, container_s, prepare
+from mmray.media.source import Source, container_s, prepare
 
 LOOK_PACKETS = 300  # of the video: 10 s at 30 fps show whether the frame rate varies
 # A delta this far from the median is no rounding: Matroska rounds to 1 ms, two roundings make 1 ms more.
 UNEVEN = 0.1
 ROUNDING_S = 0.0021
+UNEVEN_SHARE = 0.02  # a dropped frame now and then does not make the rate variable
 
 
 @dataclass(frozen=True, slots=True)
 class Probe:
     """What a medium says of itself.
 
-    ``codecs``: names joined by commas, video first. ``duration_s``: of the medium, None for still images. ``width`` and
-    ``height``: upright, with square pixels. ``rotation``: clockwise to upright, 0, 90, 180 or 270 degrees. ``channels``:
-    of the first audio track. ``exact_index``: can be decoded from the middle with the same numbers as from the start.
+    ``codecs``: names joined by commas, video first. ``duration_s``: of the medium, None for still images. ``width``
+    and ``height``: upright, with square pixels. ``rotation``: clockwise to upright, 0, 90, 180 or 270 degrees.
+    ``channels``: of the first audio track. ``exact_index``: can be decoded from the middle with the same numbers as
+    from the start.
     """
 
     container: str
@@ -80,3 +80,47 @@ def _probed(source: Source) -> Probe:
         channels=audio[0].codec_context.channels if audio and audio[0].codec_context else None,
         exact_index=exact,
     )
+
+
+def _seen(source: Source) -> tuple[Picture | None, bool | None]:
+    """Return the first picture and whether the frame rate varies, from the first packets."""
+    stream = source.video
+    prepare(stream)
+    source.want([stream])
+    picture = None
+    times: list[float] = []
+    while len(times) < LOOK_PACKETS and (packet := source.read()) is not None:
+        if packet.pts is not None:
+            times.append(float(packet.pts * packet.time_base))
+        if picture is None:
+            orient = still_orientation(source, packet)
+            frames, _ = source.decode(stream, packet)
+            picture = Picture(frames[0], pixel_aspect(source), orient) if frames else None
+        if source.still and picture is not None:
+            break
+    if picture is None:
+        frames, _ = source.decode(stream, None)
+        picture = Picture(frames[0], pixel_aspect(source), None) if frames else None
+    return picture, _uneven(times)
+
+
+def _uneven(times: list[float]) -> bool | None:
+    """Tell whether the steps between timestamps differ by more than a container's rounding; None without steps."""
+    steps = np.diff(np.unique(times))
+    if not steps.size:
+        return None
+    usual = float(np.median(steps))
+    off = np.abs(steps - usual) > max(ROUNDING_S, UNEVEN * usual)
+    return bool(np.count_nonzero(off) > UNEVEN_SHARE * steps.size)
+
+
+def _scanned_s(source: Source) -> float | None:
+    streams = [s for s in (source.video, *source.audio) if s is not None]
+    source.want(streams)
+    end_s = None
+    while (packet := source.read()) is not None:
+        at = packet.pts if packet.pts is not None else packet.dts
+        if at is not None:
+            shown_s = float((at + (packet.duration or 0)) * packet.time_base - source.zero)
+            end_s = max(end_s or 0.0, shown_s)
+    return end_s

@@ -7,9 +7,14 @@ from typing import Any
 
 from mmray.media.source import MATROSKA, MOV, Source, stream_start
 
+# Matroska writes whole milliseconds: a frame that is due within one counts as shown.
+TOLERANCE_S = 1e-3
 LOOK_PACKETS = 64  # at most so many leading pictures follow a key frame
 # A deinterlaced frame needs the frame before it: seek so much earlier.
 DEINTERLACE_S = 0.25
+# Decoders without a memory that outlasts the pre-roll. AAC and AC-3 fill bands with noise from a generator that runs
+# on from the start of the stream: entered in the middle they differ by 1e-2.
+EXACT_SOUND = frozenset({"flac", "alac", "mp3", "opus", "vorbis"})
 PCM_FORMATS = frozenset({"wav", "w64", "aiff", "au", "caf"})
 
 
@@ -20,7 +25,7 @@ COUNTABLE = frozenset({"h264", "hevc", "av1", "vp9", "mpeg4", "mjpeg", "prores",
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """A key frame the source stands at: its time from the medium's time 0, the packet, the leading pictures after it."""
+    """A key frame the source stands at: its time in the medium, its packet, the number of leading pictures after it."""
 
     time_s: float
     packet: Any
@@ -43,7 +48,8 @@ def seekable(source: Source) -> bool:
 
 def is_interlaced(source: Source, first: Any) -> bool:
     """Tell by the stream's field order (2 to 5 of AVFieldOrder) or the first frame of the stream."""
-    return not source.still and (source.video.codec_context.field_order > 1 or first.interlaced_frame)
+    assert source.video is not None
+    return not source.still and bool(source.video.codec_context.field_order > 1 or first.interlaced_frame)
 
 
 def enter_video(source: Source, need_s: float, count_from_s: float | None) -> Entry | None:
@@ -78,20 +84,24 @@ def to_key(source: Source, stream: Any, need_s: float, reorder_s: float) -> Key 
     for back_s in (reorder_s, reorder_s + 1.0, reorder_s + 10.0):
         if not source.seek(stream, need_s - back_s):
             return None
-        head: list[Any] = []
-        while len(head) < LOOK_PACKETS and (packet := source.read()) is not None:
-            head.append(packet)
-            if packet.pts is None or packet.pts > head[0].pts:
-                break
-        if not head or head[0].pts is None:
-            return None
-        time_s = float(head[0].pts * stream.time_base - source.zero)
-        if head[0].is_keyframe and time_s <= need_s:
-            follow = head[1:] if head[-1].pts is None or head[-1].pts <= head[0].pts else head[-1:]
-            leading = [p for p in head[1:] if p not in follow]
-            source.hold([head[0], *follow])
-            return Key(time_s, head[0], len(leading))
+        key = _arrived(source, stream)
+        if key is None or (key.packet.is_keyframe and key.time_s <= need_s):
+            return key
     return None
+
+
+def _arrived(source: Source, stream: Any) -> Key | None:
+    """Take the next packet for a key frame and leave out its leading pictures; None at the end of the stream."""
+    head: list[Any] = []
+    while len(head) < LOOK_PACKETS and (packet := source.read()) is not None:
+        head.append(packet)
+        if packet.pts is None or packet.pts > head[0].pts:
+            break
+    if not head or head[0].pts is None:
+        return None
+    leading = [p for p in head[1:] if p.pts is not None and p.pts < head[0].pts]
+    source.hold([p for p in head if p not in leading])
+    return Key(float(head[0].pts * stream.time_base - source.zero), head[0], len(leading))
 
 
 def reorder_s(source: Source, stream: Any) -> float:
@@ -111,31 +121,34 @@ def frames_before(source: Source, stream: Any, key: Key, start_s: float) -> int 
     None where the key frame was not met again.
     """
     entries = stream.index_entries
-    at = entries.search_timestamp(key.packet.dts, any_frame=True) if key.packet.dts is not None else -1
-    if source.format == MOV and start_s <= 0 and at >= 0 and entries[at].pos == key.packet.pos:
-        return sum(not entries[i].is_discard for i in range(at)) + key.leading
+    if source.format == MOV and start_s <= 0 and len(entries) == stream.frames and key.packet.dts is not None:
+        at = entries.search_timestamp(key.packet.dts, any_frame=True)
+        if at >= 0 and entries[at].pos == key.packet.pos:
+            return sum(not entries[i].is_discard for i in range(at)) + key.leading
     if not source.seek(stream, float((stream_start(stream) or source.zero) - source.zero) - 1):
         return None
     count = 0
     while (packet := source.read()) is not None:
         if packet.pos == key.packet.pos and packet.pts == key.packet.pts:
-            found = to_key(source, stream, key.time_s, 0.0) or to_key(source, stream, key.time_s, 1.0)
-            return count + key.leading if found and found.packet.pos == key.packet.pos else None
+            source.hold([packet])
+            return count + key.leading if _arrived(source, stream) else None
         shown_s = float(packet.pts * stream.time_base - source.zero) if packet.pts is not None else start_s
-        count += not packet.is_discard and (start_s <= 0 or shown_s + 1e-3 >= start_s)
+        count += not packet.is_discard and (start_s <= 0 or shown_s + TOLERANCE_S >= start_s)
     return None
 
 
 def to_sound(source: Source, stream: Any, need_s: float) -> bool:
-    """Place the source before ``need_s`` where timestamps there tell the very sample that counting would; else False."""
-    start = stream_start(stream)
+    """Place the source before ``need_s``; False where timestamps do not tell the very sample that counting would."""
     rate = stream.codec_context.sample_rate
-    if start is None or not rate or (Fraction(rate) * stream.time_base).denominator != 1:
+    if not rate or (Fraction(rate) * stream.time_base).denominator != 1:
+        return False
+    name = stream.codec_context.codec.canonical_name
+    if not (name.startswith("pcm_") or name in EXACT_SOUND):
         return False
     if source.format in PCM_FORMATS:
-        return stream.codec_context.name.startswith("pcm_") and _arrive(source, stream, need_s)
+        return name.startswith("pcm_") and _arrive(source, stream, need_s)
     entries = stream.index_entries
-    if source.format != MOV or len(entries) < 3:
+    if source.format != MOV or stream_start(stream) is None or len(entries) < 3:
         return False
     target = int((Fraction(need_s) + source.zero) / stream.time_base)
     at = entries.search_timestamp(target, any_frame=True)
@@ -143,8 +156,7 @@ def to_sound(source: Source, stream: Any, need_s: float) -> bool:
         return False
     # Packets of one length up to here: no gap or jitter that counting would have passed over.
     length = entries[2].timestamp - entries[1].timestamp
-    pcm = stream.codec_context.name.startswith("pcm_")
-    if not pcm and entries[at].timestamp - entries[0].timestamp != at * length:
+    if not name.startswith("pcm_") and entries[at].timestamp - entries[0].timestamp != at * length:
         return False
     return _arrive(source, stream, need_s)
 
@@ -164,4 +176,6 @@ def block(in_rate_hz: int, out_rate_hz: int) -> int:
 
 def key_times(source: Source, stream: Any, reorder_s: float) -> list[float]:
     """Return the times of the key frames that the index knows, ascending; never earlier than they are shown."""
-    return [float(e.timestamp * stream.time_base - source.zero) + reorder_s for e in stream.index_entries if e.is_keyframe]
+    return [
+        float(e.timestamp * stream.time_base - source.zero) + reorder_s for e in stream.index_entries if e.is_keyframe
+    ]

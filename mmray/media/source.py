@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from fractions import Fraction
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import av
 import av.error
@@ -23,11 +23,17 @@ from av.video.stream import VideoStream
 from mmray import storage
 from mmray.errors import Reason, SampleError
 
+if TYPE_CHECKING:
+    Packet = av.Packet[Any]
+else:
+    Packet = av.Packet  # not generic when it runs
+
 # What decoders say belongs to the sample they say it about, not on the screen: it is captured per call.
 av.logging.set_level(av.logging.ERROR)
 av.logging.set_skip_repeated(False)
 logging.getLogger("libav").addHandler(logging.NullHandler())
 
+CONTAINER = -1  # stands for the container where a stream's number is asked for
 MAX_PIXELS = 100_000_000
 MAX_DEMUX_ERRORS = 1000  # in a row: a demuxer that no longer moves
 BUFFER_BYTES = 128 * 1024
@@ -68,15 +74,15 @@ class _Nameless:
 class Source:
     """An opened medium.
 
-    ``video`` is FFmpeg's best video stream that is not cover art, ``audio`` all sound streams in their order, ``zero``
-    the timestamp in seconds that counts as time 0, ``message`` the last thing a decoder complained about.
+    ``video`` is the first video stream that is not cover art, ``audio`` all sound streams in their order, ``zero``
+    the timestamp in seconds that counts as time 0.
     """
 
     def __init__(self, uri: str) -> None:
         self.uri = uri
-        self.message = ""
-        self._held: deque[av.Packet] = deque()
-        self._demuxed: Iterator[av.Packet] = iter(())
+        self._messages: dict[int, str] = {}
+        self._held: deque[Packet] = deque()
+        self._demuxed: Iterator[Packet] = iter(())
         self._wanted: list[Any] = []
         self._errors_in_row = 0
         self.demux_errors = 0
@@ -91,7 +97,7 @@ class Source:
     def _open(self) -> InputContainer:
         head = _head(self._file)
         try:
-            with self.listening():
+            with self._listening():
                 container = av.open(
                     _Nameless(self._file),
                     buffer_size=BUFFER_BYTES,
@@ -102,7 +108,7 @@ class Source:
         except av.FFmpegError as error:
             known = head.startswith(MAGIC) or head[4:8] in MAGIC_BOXES
             reason = Reason.TRUNCATED if known and reason_of(error) is Reason.CORRUPT else Reason.UNSUPPORTED
-            raise SampleError(reason, self.message or str(error.strerror)) from error
+            raise SampleError(reason, self.message(CONTAINER)) from error
         except OSError as error:
             raise SampleError(Reason.UNREADABLE, str(error)) from error
         assert isinstance(container, InputContainer)
@@ -115,8 +121,7 @@ class Source:
         streams = self.container.streams
         self.audio: tuple[AudioStream, ...] = streams.audio
         moving = [s for s in streams.video if not s.disposition & (Disposition.attached_pic | 1 << 11)]
-        best = streams.best("video")
-        self.video: VideoStream | None = best if best in moving else next(iter(moving), None)  # type: ignore[assignment]
+        self.video: VideoStream | None = next(iter(moving), None)
         brand = self.container.metadata.get("major_brand", "")
         self.still = self.format.endswith("_pipe") or (self.format == MOV and brand in STILL_BRANDS)
         if self.still and sum(s.width == moving[0].width for s in moving) > 2:
@@ -132,13 +137,26 @@ class Source:
         return min(starts, key=lambda start: abs(start - zero), default=zero)
 
     @contextmanager
-    def listening(self) -> Iterator[None]:
-        """Keep the last complaint of the decoders that run in this thread."""
+    def _listening(self, stream: int = CONTAINER) -> Iterator[None]:
+        """Keep the last complaint of what runs in this thread, as one about ``stream``."""
         with av.logging.Capture() as logs:
-            yield
-        for level, name, text in logs:
-            if level <= av.logging.ERROR:
-                self.message = f"{name}: {text.strip()}"
+            try:
+                yield
+            except av.FFmpegError as error:
+                self.note(stream, str(error.strerror))
+                raise
+            finally:
+                for level, name, text in logs:
+                    if level <= av.logging.ERROR:
+                        self.note(stream, f"{name}: {text.strip()}")
+
+    def note(self, stream: int, message: str) -> None:
+        """Keep a complaint about a stream."""
+        self._messages[stream] = message
+
+    def message(self, stream: int) -> str:
+        """Return the last complaint about a stream, or else about the container."""
+        return self._messages.get(stream) or self._messages.get(CONTAINER, "")
 
     def want(self, streams: list[Any]) -> None:
         """Read only ``streams`` from here on; demuxers skip the bytes of the others where they can."""
@@ -151,19 +169,18 @@ class Source:
         self._held.clear()
         self._demuxed = self.container.demux(self._wanted)
 
-    def read(self) -> av.Packet | None:
+    def read(self) -> Packet | None:
         """Return the next packet, None at the end; damage is counted in ``demux_errors`` and passed over."""
         if self._held:
             return self._held.popleft()
         while self._errors_in_row < MAX_DEMUX_ERRORS:
             try:
-                with self.listening():
+                with self._listening():
                     packet = next(self._demuxed)
             except StopIteration:
                 return None
             except av.FFmpegError as error:
                 reason_of(error)
-                self.message = self.message or str(error.strerror)
                 self.demux_errors += 1
                 self._errors_in_row += 1
                 self._demuxed = self.container.demux(self._wanted)
@@ -176,14 +193,14 @@ class Source:
                 return packet
         return None
 
-    def hold(self, packets: list[av.Packet]) -> None:
+    def hold(self, packets: list[Packet]) -> None:
         """Give packets back, to be read again first."""
         self._held.extendleft(reversed(packets))
 
     def seek(self, stream: Any, time_s: float) -> bool:
         """Go to the key packet at or before a time; tell whether the demuxer could."""
         try:
-            with self.listening():
+            with self._listening():
                 self.container.seek(int((Fraction(time_s) + self.zero) / stream.time_base), stream=stream)
         except av.FFmpegError as error:
             reason_of(error)
@@ -191,15 +208,13 @@ class Source:
         self._restart()
         return True
 
-    def decode(self, stream: Any, packet: av.Packet | None) -> tuple[list[Any], Reason | None]:
+    def decode(self, stream: Any, packet: Packet | None) -> tuple[list[Any], Reason | None]:
         """Decode a packet (None: what the decoder still holds) to frames, and what was wrong with it."""
         try:
-            with self.listening():
+            with self._listening(stream.index):
                 return stream.codec_context.decode(packet), None
         except av.FFmpegError as error:
-            reason = reason_of(error)
-            self.message = self.message or str(error.strerror)
-            return [], reason
+            return [], reason_of(error)
 
     def close(self) -> None:
         """Close the medium."""

@@ -3,28 +3,27 @@
 from bisect import bisect_right
 from collections.abc import Iterator
 from math import inf
-from typing import Any
 
 import av
 
 from mmray.errors import Reason
-from mmray.media.choose import TOLERANCE_S, Every, Shown, Taker
-from mmray.media.orientation import Orientation, of_exif
-from mmray.media.picture import Deinterlacer, Picture
-from mmray.media.seek import DEINTERLACE_S, Entry, Key, is_interlaced, key_times, seekable, to_key
-from mmray.media.source import DISCONTINUOUS, MATROSKA, MOV, Source
+from mmray.media.choose import Every, Shown, Taker
+from mmray.media.orientation import Orientation
+from mmray.media.picture import Deinterlacer, Picture, pixel_aspect, still_orientation
+from mmray.media.seek import DEINTERLACE_S, TOLERANCE_S, Entry, Key, is_interlaced, key_times, seekable, to_key
+from mmray.media.source import DISCONTINUOUS, MATROSKA, Packet, Source, declared_s
 from mmray.media.timeline import Timeline
 from mmray.specs import Frame, FrameSpec
 
 # Seeking pays when it saves decoding at least this many frames.
 WORTH_FRAMES = 8
-SQUARE = (1 / 16, 16)  # pixel aspects beyond are damage
 
 
 class VideoTrack:
     """Decodes the video stream once for all takers.
 
-    Afterwards ``seen`` counts decoded frames, ``end_s`` is the end of the last, ``damage`` says what was wrong.
+    Afterwards ``seen`` counts decoded frames, ``ended`` tells whether the stream was read to its end, ``end_s`` is
+    the end of the last frame, ``damage`` says what was wrong.
     """
 
     def __init__(
@@ -34,14 +33,14 @@ class VideoTrack:
         self.stream = source.video
         self.takers = takers
         self.seen = 0
+        self.ended = False
         self.end_s: float | None = None
         self.damage: Reason | None = None
         self._source, self._start_s = source, start_s
         self._time = Timeline(source, self.stream, offset_s, source.format in DISCONTINUOUS)
         rate = self.stream.average_rate or self.stream.guessed_rate
         self._frame_s = float(1 / rate) if rate else 0.04
-        aspect = float(self.stream.sample_aspect_ratio or 1)
-        self._aspect = 1.0 if source.still or not SQUARE[0] <= aspect <= SQUARE[1] else aspect
+        self._aspect = pixel_aspect(source)
         self._orient: Orientation | None = None
         self._interlaced: bool | None = None
         self._deinterlacer = Deinterlacer()
@@ -81,7 +80,11 @@ class VideoTrack:
     def _leap(self) -> None:
         """Seek where the next frame that is needed lies behind a later key frame."""
         need_s = self.need_s
-        if self._last is None or need_s == self._leapt_to_s or need_s - self._last[1] < WORTH_FRAMES * self._frame_s:
+        if (
+            self._last is None
+            or need_s in (inf, self._leapt_to_s)
+            or need_s - self._last[1] < WORTH_FRAMES * self._frame_s
+        ):
             return
         if self._keys is None:
             self._keys = key_times(self._source, self.stream, self._reorder_s)
@@ -98,12 +101,12 @@ class VideoTrack:
         else:
             self._from(key)
 
-    def feed(self, packet: av.Packet) -> Iterator[tuple[FrameSpec, Frame]]:
+    def feed(self, packet: Packet) -> Iterator[tuple[FrameSpec, Frame]]:
         """Decode a packet and return what the takers take."""
         if self._keys is None and packet.pts is not None and packet.dts is not None:
-            self._reorder_s = max(self._reorder_s, float((packet.pts - packet.dts) * self.stream.time_base))
-        if self._source.still and self._orient is None:
-            self._orient = of_exif(bytes(packet)) if self._source.format != MOV else None
+            self._reorder_s = max(self._reorder_s, float((packet.pts - packet.dts) * packet.time_base))
+        if self._source.still and not self.seen:
+            self._orient = still_orientation(self._source, packet)
         frames, fault = self._source.decode(self.stream, packet)
         if fault and not (packet.pts is not None and self._time.of_packet(packet) < self._start_s):
             self.damage = fault
@@ -112,9 +115,10 @@ class VideoTrack:
         if self._leaps:
             self._leap()
 
-    def finish(self) -> Iterator[tuple[FrameSpec, Frame]]:
+    def finish(self, ended: bool) -> Iterator[tuple[FrameSpec, Frame]]:
         """Return what decoder and deinterlacer still hold, and what the last frame stands in for."""
-        if not self.done:
+        self.ended = ended and not self.done
+        if self.ended:
             frames, fault = self._source.decode(self.stream, None)
             self.damage = fault or self.damage
             for frame in frames:
@@ -122,9 +126,9 @@ class VideoTrack:
             for frame in self._deinterlacer.flush():
                 yield from self._timed(frame)
         last = None
-        if self._last is not None and not self.done:
+        if self._last is not None and self.end_s is not None:
             frame, start_s, first = self._last
-            last = self._shown(frame, start_s, inf if self._source.still else start_s + self._duration_s(frame), first)
+            last = self._shown(frame, start_s, inf if self._source.still else self.end_s, first)
             yield from self._take(last)
         for taker in self.takers:
             for item in taker.finish(last):
@@ -134,6 +138,8 @@ class VideoTrack:
         if self._source.still and self.seen:
             return  # a second picture behind the first (gain maps, previews) is not the picture
         self.seen += 1
+        if frame.is_corrupt and (frame.pts is None or self._time.at(frame.pts) >= self._start_s):
+            self.damage = Reason.CORRUPT
         if self._interlaced is None:
             self._interlaced = is_interlaced(self._source, frame)
         for ready in self._deinterlacer.push(frame) if self._interlaced else (frame,):
@@ -148,10 +154,15 @@ class VideoTrack:
             yield from self._take(self._shown(self._last[0], self._last[1], max(start_s, self._last[1]), self._last[2]))
         self._last = frame, start_s, self._at_start
         self._at_start = False
-        self.end_s = start_s + self._duration_s(frame)
+        self.end_s = self._ends_s(frame, start_s)
 
-    def _duration_s(self, frame: av.VideoFrame) -> float:
-        return float(frame.duration * frame.time_base) if frame.duration and frame.time_base else self._frame_s
+    def _ends_s(self, frame: av.VideoFrame, start_s: float) -> float:
+        """Return the end of a frame without a next: decoders may give the mean duration where frames last unevenly."""
+        duration_s = float(frame.duration * frame.time_base) if frame.duration and frame.time_base else self._frame_s
+        declared = declared_s(self._source, self.stream)
+        if declared is not None and start_s < declared - self._offset_s:
+            return min(start_s + duration_s, declared - self._offset_s)
+        return start_s + duration_s
 
     def _shown(self, frame: av.VideoFrame, start_s: float, end_s: float, first: bool) -> Shown:
         shown = Shown(Picture(frame, self._aspect, self._orient), self._index, start_s, end_s, first)

@@ -20,5 +20,8 @@ def chunk(text: str, tokens: Callable[[str], int], limit: int) -> list[str]:
 
 def _between_words(text: str, place: int) -> int:
     """Return the start of the word nearest to a place, or the place itself in a text that is one word."""
-    starts = [i for i in range(1, len(text)) if text[i - 1].isspace() and not text[i].isspace()]
-    return min(starts, key=lambda start: abs(start - place), default=max(1, place))
+    for distance in range(max(place, len(text) - place)):
+        for start in (place - distance, place + distance):
+            if 0 < start < len(text) and text[start - 1].isspace() and not text[start].isspace():
+                return start
+    return max(1, place)

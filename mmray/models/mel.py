@@ -12,6 +12,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+# What stays in the cache: with the magnitude taken apart, a quarter of the time of one pass over the whole sound.
+BLOCK_FRAMES = 512
+
 
 @dataclass(frozen=True)
 class MelSettings:
@@ -55,9 +58,13 @@ class LogMel:
         self.matrix = torch.from_numpy(mel_matrix(settings)).float().to(device)
 
     def __call__(self, samples: Tensor) -> Tensor:
-        """Turn float32 samples (n,), n >= frame, into natural log-mel (frames, bands)."""
-        frames = samples.unfold(0, self.settings.frame, self.settings.hop)
-        magnitude = torch.fft.rfft(frames * self.hann, self.settings.fft).abs()
+        """Turn float32 samples (..., n), n >= frame, into natural log-mel (..., frames, bands)."""
+        frames = samples.unfold(-1, self.settings.frame, self.settings.hop)
+        return torch.cat([self._bands(block) for block in torch.split(frames, BLOCK_FRAMES, dim=-2)], dim=-2)
+
+    def _bands(self, frames: Tensor) -> Tensor:
+        spectrum = torch.fft.rfft(frames * self.hann, self.settings.fft)
+        magnitude = torch.sqrt(spectrum.real.square() + spectrum.imag.square())
         return torch.log(magnitude @ self.matrix + self.settings.offset)
 
     def patches(self, samples: npt.NDArray[np.float32], count: int, length: int, hop: int) -> Tensor:

@@ -121,9 +121,10 @@ def _clip(target: Path, random: np.random.RandomState) -> None:
 
 def _yolox(target: Path, random: np.random.RandomState) -> None:
     """Write a network with the inputs and outputs of YOLOX's export: one stem, three strides, one 1 x 1 head each."""
+    stem = random.standard_normal((16, 3, 8, 8))
+    stem -= stem.mean((1, 2, 3), keepdims=True)  # sees contrast, not brightness: a flat picture shows nothing
     constants: dict[str, npt.NDArray[Any]] = {
-        # Pixels come as 0 to 255.
-        "stem_w": (random.standard_normal((16, 3, 8, 8)) * np.sqrt(2 / 192) / 128).astype(np.float32),
+        "stem_w": (stem / 400).astype(np.float32),
         "stem_b": np.zeros(16, np.float32),
         "flat": np.array([1, 85, -1], np.int64),
         "parts": np.array([4, 81], np.int64),
@@ -136,9 +137,9 @@ def _yolox(target: Path, random: np.random.RandomState) -> None:
         Node("MaxPool", ["map16"], ["map32"], pool),
     ]
     # Boxes of about three strides, few of them sure of anything.
-    bias = np.concatenate([[0, 0], np.log([3, 3]), [-3], np.full(80, -1.5)]).astype(np.float32)
+    bias = np.concatenate([[0, 0], np.log([3, 3]), [-4], np.full(80, -1.5)]).astype(np.float32)
     for stride in (8, 16, 32):
-        constants[f"head{stride}_w"] = (random.standard_normal((85, 16, 1, 1)) * 0.25).astype(np.float32)
+        constants[f"head{stride}_w"] = (random.standard_normal((85, 16, 1, 1)) * 0.5).astype(np.float32)
         constants[f"head{stride}_b"] = bias
         inputs = [f"map{stride}", f"head{stride}_w", f"head{stride}_b"]
         nodes += [

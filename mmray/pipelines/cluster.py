@@ -24,7 +24,8 @@ def connected() -> Iterator[Any]:
         "RAY_USAGE_STATS_ENABLED": "0",  # also stops the probes of cloud metadata addresses
         "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-        "RAY_TQDM_PATCH_PRINT": "0",
+        "RAY_AUTH_MODE": "token",  # Ray's default, said aloud: otherwise it warns at every start
+        "RAY_BACKEND_LOG_LEVEL": "fatal",  # its C++ side logs restartable actors as errors (ray issue 53727)
     }
     for name, value in defaults.items():
         os.environ.setdefault(name, value)

@@ -14,7 +14,7 @@ from mmray.tables.store import write_parquet
 
 
 def export(store: str, extractor: str, pooling: str, output: str) -> dict[str, Any]:
-    """Write a feature table with labels: ``.npz`` (ids, matrix, labels), ``.csv`` (a column per number) or ``.parquet``."""
+    """Write a feature table with labels: ``.npz`` (ids, matrix, labels), ``.csv`` (a column a number), ``.parquet``."""
     if not output.lower().endswith((".npz", ".csv", ".parquet")):
         raise ConfigError(f"-o {output}: give a name that ends with .npz, .csv or .parquet")
     found = features.load(store, extractor, pooling)

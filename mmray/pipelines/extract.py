@@ -183,7 +183,7 @@ class Commit:
         self._waiting.append(results)
         if time.monotonic() - self._last > COMMIT_S:
             self.now()
-        return results.group_by(["sample_id", "source", "segment"]).aggregate([]).num_rows
+        return int(results.group_by(["sample_id", "source", "segment"]).aggregate([]).num_rows)
 
     def now(self) -> None:
         """Write what waits; what the ledger does not have did not happen."""

@@ -5,7 +5,7 @@ import logging
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import Any, Protocol
 
 import polars as pl
 import pyarrow as pa
@@ -20,35 +20,48 @@ from mmray.tables.store import Store
 log = logging.getLogger(__name__)
 
 PROBE_BATCH = 50  # files per task: about a second of work, far above Ray's millisecond per task
-PROBE = {
-    "container": pl.String,
-    "codecs": pl.String,
-    "duration_s": pl.Float64,
-    "width": pl.Int32,
-    "height": pl.Int32,
-    "rotation": pl.Int32,
-    "fps": pl.Float64,
-    "variable_fps": pl.Boolean,
-    "audio_tracks": pl.Int32,
-    "channels": pl.Int32,
-}
-FLAGS = {"silent": pl.Boolean, "black": pl.Boolean, "frozen": pl.Boolean}
-SEGMENTS = (
-    {"sample_id": pl.String, "segment": pl.Int32, "start_s": pl.Float64, "end_s": pl.Float64, "scope": pl.String}
-    | PROBE
-    | FLAGS
-    | {"problem": pl.String, "source": pl.String, "input": pl.String}
+PROBE = pl.Schema(
+    {
+        "container": pl.String,
+        "codecs": pl.String,
+        "duration_s": pl.Float64,
+        "width": pl.Int32,
+        "height": pl.Int32,
+        "rotation": pl.Int32,
+        "fps": pl.Float64,
+        "variable_fps": pl.Boolean,
+        "audio_tracks": pl.Int32,
+        "channels": pl.Int32,
+    }
 )
+FLAGS = pl.Schema({"silent": pl.Boolean, "black": pl.Boolean, "frozen": pl.Boolean})
+CUT = pl.Schema(
+    {"sample_id": pl.String, "segment": pl.Int32, "start_s": pl.Float64, "end_s": pl.Float64, "scope": pl.String}
+)
+ORIGIN = pl.Schema({"problem": pl.String, "source": pl.String, "input": pl.String})
+SEGMENTS = pl.Schema([column for schema in (CUT, PROBE, FLAGS, ORIGIN) for column in schema.items()])
 
 
-def sources(manifest: pa.Table, tasks: Sequence[Task]) -> tuple[pa.Table, pl.DataFrame]:
-    """Look at every source that the tasks read, as it is now.
+class Reader(Protocol):
+    """Whatever reads a column of the manifest: a task of a run, or one that a store remembers."""
+
+    @property
+    def source(self) -> str:
+        """Return the column."""
+
+    @property
+    def reads_text(self) -> bool:
+        """Tell whether it holds texts, not media."""
+
+
+def sources(manifest: pa.Table, readers: Sequence[Reader]) -> tuple[pa.Table, pl.DataFrame]:
+    """Look at every source that is read, as it is now.
 
     Returns the manifest with sizes and tags brought up to date, and a frame (sample_id, source, input, uri, text,
     offset_s, limit_s): ``input`` changes when the source does.
     """
     frames = []
-    for source, text in dict.fromkeys((task.source, task.reads_text) for task in tasks):
+    for source, text in dict.fromkeys((reader.source, reader.reads_text) for reader in readers):
         values = manifest[source].cast(pa.string()).to_pylist()
         starts, ends = _column(manifest, "start_s"), _column(manifest, "end_s")
         if text:
@@ -201,7 +214,7 @@ def _probe_batch(uris: Sequence[str], timeout_s: float) -> list[dict[str, Any]]:
     results = []
     for uri in uris:
         # Works even where native code holds the GIL for ever.
-        faulthandler.dump_traceback_later(timeout_s, exit=True, file=sys.__stderr__)
+        faulthandler.dump_traceback_later(timeout_s, exit=True, file=sys.stderr)
         try:
             results.append(asdict(probe(uri)))
         except SampleError as error:

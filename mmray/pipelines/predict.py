@@ -15,7 +15,7 @@ OPEN_S = 0.005
 def seconds(row: dict[str, Any]) -> float:
     """Return how much of the medium a row of work covers; an image counts as nothing."""
     end_s = row["end_s"] if row["end_s"] is not None else row["duration_s"]
-    return max(0.0, (end_s or 0.0) - row["start_s"])
+    return max(0.0, float(end_s or 0.0) - float(row["start_s"]))
 
 
 def items(spec: AnySpec, row: dict[str, Any]) -> float:

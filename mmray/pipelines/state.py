@@ -46,31 +46,13 @@ class State:
         return ledger.by_sample(self.expected, ledger.done(self.rows, self.expected))
 
     @property
-    def look(store: Store, samples: pa.Table, tasks: Sequence[Task]) -> tuple[pa.Table, State]:
-    """Look at the sources as they are now; returns the manifest brought up to date, and the state of the store."""
-    samples, media = plan.sources(samples, tasks)
-    return samples, State(list(tasks), samples.num_rows, media, plan.read_segments(store), ledger.read(store))
-
-
-def probed(ray: Any, store: Store, config: ExtractConfig, state: State, chosen: pl.DataFrame) -> State:
-    """Probe and cut the chosen media that are new or changed; write the segment table."""
-    new = plan.unplanned(chosen, state.segments)
-    if new.is_empty():
-        return state
-    with Progress("probe", new.height) as progress:
-        probes = plan.probe_all(ray, new["uri"].to_list(), config.timeout_s, progress.advance)
-    segments = plan.merged(state.segments, plan.cut(new, probes, config.segment_s))
-    store.write(segments.to_arrow(), "segments.parquet")
-    return replace(state, segments=segments)
-
-
-def changed(self) -> int:
+    def changed(self) -> int:
         """Return how many samples have results of a source that is no longer the same."""
         return changed(self.expected, self.rows)
 
 
 def look(store: Store, samples: pa.Table, tasks: Sequence[Task]) -> tuple[pa.Table, State]:
-    """Look at the sources as they are now; returns the manifest brought up to date, and the state of the store."""
+    """Look at the sources as they are now; returns the manifest brought up to date, and the store's state."""
     samples, media = plan.sources(samples, tasks)
     return samples, State(list(tasks), samples.num_rows, media, plan.read_segments(store), ledger.read(store))
 

@@ -92,7 +92,7 @@ def _pace(rows: pl.DataFrame, accounts: dict[str, dict[str, Any]]) -> dict[str, 
     if rows.is_empty():
         return {"throughput": None, "eta_s": None}
     recent = rows.filter(pl.col("run_id") == rows["run_id"].max())
-    work_s = float(recent["decode_s"].sum() + recent["model_s"].sum())
+    work_s = float(recent.select(pl.sum_horizontal("decode_s", "model_s").sum()).item())
     first, latest = recent["at"].min(), recent["at"].max()
     assert isinstance(first, datetime)
     assert isinstance(latest, datetime)

@@ -108,7 +108,7 @@ def _features(seen: View) -> Iterator[dict[str, str]]:
             continue
         if len(ids) != len(set(ids)):
             yield _problem("features", path, f"{len(ids) - len(set(ids))} samples stand in it more than once")
-        done = ledger.done(seen.rows, seen.expected).filter((pl.col("extractor") == extractor))
+        done = ledger.done(seen.rows, seen.expected).filter(pl.col("extractor") == extractor)
         kind = next((one["kind"] for one in seen.extractors if one["id"] == extractor), "")
         with_rows = set(done.filter((pl.col("rows") > 0) | (pl.lit(kind) == "detections"))["sample_id"].to_list())
         wanted = set(own["sample_id"].to_list()) & with_rows

@@ -11,6 +11,7 @@ import pyarrow as pa
 from mmray.errors import MmrayError
 from mmray.extractors.base import ExtractFn
 from mmray.media.decode import Outcome
+from mmray.models import weights
 from mmray.pipelines.batch import Batch, Progress
 from mmray.pipelines.begun import LOADING, Begun, leftovers, record
 from mmray.pipelines.feed import Feed, Segment
@@ -47,7 +48,7 @@ class Worker:
                 f"loading the models killed its process {len(killed)} times; last words: {killed[-1].words}"
             )
         self._begun.set([LOADING])
-        self._extract: list[ExtractFn] = [task.extractor.load(device, task.path) for task in tasks]
+        self._extract: list[ExtractFn] = [task.extractor.load(device, checkpoint(task)) for task in tasks]
         self._schemas = [schema(task) for task in tasks]
         self._begun.clear()
 
@@ -128,6 +129,16 @@ class Worker:
             "source": one.source,
             **progress.flags,
         }
+
+
+def checkpoint(task: Task) -> str | None:
+    """Return where a task's checkpoint is on this node; MmrayError where this node has another one."""
+    if task.path is None or task.extractor.checkpoint is None:
+        return None
+    found = weights.resolve(getattr(task.extractor, task.extractor.checkpoint))
+    if found.fingerprint != task.fingerprint:
+        raise MmrayError(f"{socket.gethostname()}: {found.path} holds other weights than the driver found ({task.id})")
+    return str(found.path)
 
 
 def schema(task: Task) -> pa.Schema:

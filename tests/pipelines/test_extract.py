@@ -1,0 +1,296 @@
+"""Every run finishes and accounts for every sample; what is done is not done again."""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+import yaml
+from polars.testing import assert_frame_equal
+
+import mmray
+from mmray.pipelines.export import export
+from mmray.pipelines.status import retry, status
+from mmray.pipelines.verify import verify
+from tests.pipelines.conftest import Extract, ledger, rows
+
+NAMES = ["descriptors", "yamnet", "yolo_onnx", "clip", "sbert"]
+
+
+def counts(account: dict[str, Any], name: str) -> dict[str, Any]:
+    return next(about for extractor, about in account["accounts"].items() if extractor.startswith(f"{name}-"))
+
+
+def test_every_sample_is_accounted_for_and_nothing_is_done_twice(
+    extract: Extract, tmp_path: Path, corpus: Path
+) -> None:
+    account = extract()
+    samples = pl.read_parquet(corpus)
+    assert account["samples"] == samples.height
+    assert account["adds_up"]
+    assert not account["nothing_to_do"]
+    assert (counts(account, "descriptors")["failed"], counts(account, "descriptors")["partial"]) == (1, 1)
+    assert counts(account, "sbert")["reasons"] == {"no_text": int((samples["text"].str.strip_chars() == "").sum())}
+    store = tmp_path / "store"
+    assert verify(str(store))["ok"], verify(str(store))["broken"]
+    assert status(str(store))["accounts"] == account["accounts"]
+    assert len(list((store / "ledger").iterdir())) == 1
+    assert not list((store / "begun").iterdir())
+    written = {path: path.stat().st_mtime_ns for path in store.rglob("*.parquet")}
+    again = extract()
+    assert again["nothing_to_do"]
+    assert again["accounts"] == account["accounts"]
+    assert {path: path.stat().st_mtime_ns for path in store.rglob("*.parquet")} == written
+
+
+def test_a_second_run_starts_no_ray_and_says_so_in_three_seconds(
+    extract: Extract, tmp_path: Path, corpus: Path, light: list[dict[str, Any]]
+) -> None:
+    extract(extractors=light)
+    config = tmp_path / "run.yaml"
+    config.write_text(yaml.safe_dump({"manifest": str(corpus), "store": str(tmp_path / "store"), "extractors": light}))
+    code = "import sys; from mmray.cli import main; code = main(['extract', sys.argv[1], '--set', 'max_error_rate=1'])"
+    code += "; assert 'ray' not in sys.modules; sys.exit(code)"
+    started = time.perf_counter()
+    done = subprocess.run([sys.executable, "-c", code, str(config)], capture_output=True, text=True, check=False)
+    seconds = time.perf_counter() - started
+    assert done.returncode == 0, done.stderr
+    assert "nothing to do" in done.stdout
+    assert seconds < 3
+
+
+def test_adding_an_extractor_runs_that_one_alone(extract: Extract, tmp_path: Path, light: list[dict[str, Any]]) -> None:
+    first = extract(extractors=light[:1])
+    second = extract(extractors=light)
+    frame = pl.read_parquet(f"{tmp_path}/store/ledger/*.parquet")
+    by_run = {name: set(own["extractor"]) for (name,), own in frame.partition_by("run_id", as_dict=True).items()}
+    assert {name.partition("-")[0] for name in by_run[first["run_id"]]} == {"descriptors"}
+    assert {name.partition("-")[0] for name in by_run[second["run_id"]]} == {"yolo_onnx"}
+
+
+def test_a_changed_field_is_a_new_partition_and_a_new_width_is_not(
+    extract: Extract, tmp_path: Path, entries: list[dict[str, Any]]
+) -> None:
+    pixels = {"name": "pixels", "fps": 2, "side_px": 8}
+    first = extract(extractors=[pixels])
+    wider = extract(extractors=[pixels | {"batch_size": 1}], resources={"actors": 2, "decode_threads": 1})
+    assert wider["nothing_to_do"]
+    assert list(wider["accounts"]) == list(first["accounts"])
+    changed = extract(extractors=[pixels | {"side_px": 9}])
+    assert list(changed["accounts"]) != list(first["accounts"])
+    assert len(list((tmp_path / "store" / "windows").iterdir())) == 2
+    with pytest.raises(mmray.errors.ConfigError, match="full id"):
+        mmray.load(str(tmp_path / "store"), "pixels")
+
+
+def test_cut_batch_and_actors_change_nothing(extract: Extract, tmp_path: Path, entries: list[dict[str, Any]]) -> None:
+    entries.append({"name": "pixels", "fps": 5, "side_px": 12})
+    entries.append({"name": "logmel"})
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    extract(store=str(whole), extractors=[one | {"batch_size": 16} for one in entries], resources={"actors": 1})
+    narrow = [one | {"batch_size": 1} for one in entries]
+    extract(store=str(cut), extractors=narrow, resources={"actors": 2, "decode_threads": 3}, segment_s=0.96)
+    assert pl.read_parquet(cut / "segments.parquet").height > 3 * pl.read_parquet(whole / "segments.parquet").height
+    for name in [*NAMES, "pixels", "logmel"]:
+        one, other = rows(whole, name).drop("segment"), rows(cut, name).drop("segment")
+        assert_frame_equal(one, other, abs_tol=1e-4, rel_tol=1e-4)
+    for pooling in ("mean", "max"):
+        matrices = [mmray.load(str(store), "yamnet", pooling).matrix for store in (whole, cut)]
+        np.testing.assert_allclose(matrices[0], matrices[1], atol=1e-4)
+
+
+def test_a_changed_source_is_redone_and_status_says_so(
+    ray_session: None, clips: Path, tmp_path: Path, tiny: Path
+) -> None:
+    media = tmp_path / "media"
+    media.mkdir()
+    ones = sorted(path for path in clips.rglob("*.*") if path.stat().st_size > 10_000)[:3]
+    for number, path in enumerate(ones):
+        (media / f"{number}{path.suffix}").write_bytes(path.read_bytes())
+    from mmray.tables import manifest
+    from mmray.tables.store import write_parquet
+
+    write_parquet(manifest.gather([str(media)])[0], str(tmp_path / "m.parquet"))
+    config = {"manifest": str(tmp_path / "m.parquet"), "store": str(tmp_path / "store")}
+    config |= {"extractors": [{"name": "pixels", "side_px": 8}]}
+    before = mmray.extract(config)
+    victim = media / f"0{ones[0].suffix}"
+    victim.write_bytes(ones[0].read_bytes() + b"\0")
+    seen = status(config["store"])
+    assert seen["changed"] == 1
+    assert not seen["nothing_to_do"]
+    after = mmray.extract(config)
+    assert after["changed"] == 1
+    assert after["accounts"] == before["accounts"]
+    frame = pl.read_parquet(f"{config['store']}/ledger/*.parquet")
+    redone = frame.filter(pl.col("run_id") == after["run_id"])["sample_id"].to_list()
+    assert redone == [victim.name]
+    assert verify(config["store"])["ok"]
+
+
+def test_a_file_that_goes_missing_is_a_row_with_its_reason(extract: Extract, tmp_path: Path) -> None:
+    (tmp_path / "list.csv").write_text("sample_id,uri\ngone,nowhere/x.mp4\nnone,\n")
+    account = extract(manifest=str(tmp_path / "list.csv"), extractors=[{"name": "pixels"}])
+    about = counts(account, "pixels")
+    assert (about["failed"], about["skipped"]) == (1, 1)
+    assert about["reasons"] == {"missing_file": 1, "no_video": 1}
+
+
+def test_a_limit_leaves_the_rest_pending(extract: Extract, tmp_path: Path, entries: list[dict[str, Any]]) -> None:
+    account = extract(limit=3, extractors=entries[:1])
+    about = counts(account, "descriptors")
+    assert about["pending"] == account["samples"] - 3
+    assert account["adds_up"]
+    assert status(str(tmp_path / "store"))["accounts"] == account["accounts"]
+    assert counts(extract(extractors=entries[:1]), "descriptors")["pending"] == 0
+
+
+def test_what_is_put_back_is_done_again(extract: Extract, tmp_path: Path, entries: list[dict[str, Any]]) -> None:
+    before = extract(extractors=entries[:1])
+    back = retry(str(tmp_path / "store"), "empty")
+    assert back["segments"] == 1
+    assert counts(status(str(tmp_path / "store")), "descriptors")["pending"] == 1
+    after = extract(extractors=entries[:1])
+    assert after["accounts"] == before["accounts"]
+    tried = pl.read_parquet(f"{tmp_path}/store/ledger/*.parquet").filter(pl.col("reason") == "empty")
+    assert tried["attempt"].to_list() == [3]
+
+
+def test_parts_of_a_medium_are_samples_of_their_own(ray_session: None, clips: Path, tmp_path: Path) -> None:
+    uri = next(path for path in sorted(clips.rglob("*.mp4")) if path.parent.name != clips.name)
+    (tmp_path / "list.csv").write_text(f"sample_id,uri,start_s,end_s\nwhole,{uri},,\nhead,{uri},0,1\ntail,{uri},1,\n")
+    config = {"manifest": str(tmp_path / "list.csv"), "store": str(tmp_path / "store")}
+    mmray.extract(config | {"extractors": [{"name": "pixels", "fps": 10, "side_px": 8}]})
+    frame = rows(config["store"], "pixels")
+    parts = {name: own.sort("window") for (name,), own in frame.partition_by("sample_id", as_dict=True).items()}
+    assert parts["head"].height == 10
+    together = np.concatenate([np.stack(parts[name]["embedding"].to_list()) for name in ("head", "tail")])
+    np.testing.assert_array_equal(together, np.stack(parts["whole"]["embedding"].to_list()))
+
+
+def test_verify_finds_what_is_broken_and_cleans_what_is_left_over(
+    extract: Extract, tmp_path: Path, light: list[dict[str, Any]]
+) -> None:
+    extract(extractors=light)
+    store = tmp_path / "store"
+    parts = sorted(store.glob("windows/extractor=descriptors-*/part-*.parquet"))
+    orphan = parts[0].with_name("part-dead-00001.parquet")
+    orphan.write_bytes(parts[0].read_bytes())
+    (store / "windows" / ".tmp-abc").write_bytes(b"half")
+    assert {one["promise"] for one in verify(str(store))["broken"]} == {"orphans"}
+    cleaned = verify(str(store), clean=True)
+    assert cleaned["ok"]
+    assert len(cleaned["removed"]) == 2
+    parts[0].unlink()
+    broken = verify(str(store))["broken"]
+    assert [one["promise"] for one in broken] == ["rows"]
+    assert "part-" in broken[0]["path"]
+
+
+def test_a_matrix_leaves_in_three_formats(extract: Extract, tmp_path: Path, entries: list[dict[str, Any]]) -> None:
+    extract(extractors=entries[1:2])
+    store = str(tmp_path / "store")
+    loaded = mmray.load(store, "yamnet", "max")
+    for kind in ("npz", "csv", "parquet"):
+        export(store, "yamnet", "max", str(tmp_path / f"out.{kind}"))
+    archive = np.load(tmp_path / "out.npz", allow_pickle=False)
+    np.testing.assert_array_equal(archive["matrix"], loaded.matrix)
+    assert archive["ids"].tolist() == loaded.ids
+    assert archive["labels"].tolist() == loaded.labels
+    table = pl.read_csv(tmp_path / "out.csv")
+    np.testing.assert_allclose(table.drop("sample_id", "label").to_numpy(), loaded.matrix, atol=1e-6)
+    assert pl.read_parquet(tmp_path / "out.parquet")["sample_id"].to_list() == loaded.ids
+
+
+def test_pooled_vectors_are_those_of_the_windows(
+    extract: Extract, tmp_path: Path, entries: list[dict[str, Any]]
+) -> None:
+    both = entries[1] | {"pooling": ["mean", "max", "mean+max", "first"]}
+    found = entries[2] | {"pooling": ["mean", "max", "count"]}
+    extract(extractors=[both, found])
+    store = str(tmp_path / "store")
+    loaded = {pooling: mmray.load(store, "yamnet", pooling) for pooling in both["pooling"]}
+    frame = rows(store, "yamnet")
+    for place, sample_id in enumerate(loaded["mean"].ids):
+        own = np.stack(frame.filter(pl.col("sample_id") == sample_id).sort("window")["embedding"].to_list())
+        np.testing.assert_allclose(loaded["mean"].matrix[place], own.mean(axis=0), atol=1e-6)
+        np.testing.assert_array_equal(loaded["max"].matrix[place], own.max(axis=0))
+        np.testing.assert_array_equal(loaded["first"].matrix[place], own[0])
+    joined = np.concatenate([loaded["mean"].matrix, loaded["max"].matrix], axis=1)
+    np.testing.assert_array_equal(loaded["mean+max"].matrix, joined)
+    detections = rows(store, "yolo_onnx")
+    best = mmray.load(store, "yolo_onnx", "max")
+    count = mmray.load(store, "yolo_onnx", "count")
+    assert count.matrix.sum() == detections.height
+    if detections.height:
+        assert best.matrix.max() == pytest.approx(detections["score"].max())
+
+
+def test_pools_run_in_turn_and_give_the_same(extract: Extract, tmp_path: Path, entries: list[dict[str, Any]]) -> None:
+    one, two = tmp_path / "one", tmp_path / "two"
+    accounts = [
+        extract(store=str(one)),
+        extract(store=str(two), pools=[["descriptors", "sbert"], ["yamnet", "yolo_onnx", "clip"]]),
+    ]
+    assert accounts[0]["accounts"] == accounts[1]["accounts"]
+    assert_frame_equal(ledger(one), ledger(two))
+
+
+def test_wrong_entries_are_told_before_any_work(extract: Extract, tmp_path: Path, tiny: Path) -> None:
+    cases = {
+        "did you mean 'fps'": {"name": "pixels", "fpss": 2},
+        "did you mean 'yamnet'": {"name": "yamnt"},
+        "manifest has no column 'txt'; did you mean 'text'": {
+            "name": "sbert",
+            "source": "txt",
+            "model": str(tiny / "sbert"),
+        },
+        "just one of every, fps": {"name": "pixels", "fps": 2, "every": 3},
+        "mmray models pull": {"name": "yamnet"},
+        "no pooling 'summary'": {"name": "pixels", "pooling": "summary"},
+        "box is": {"name": "pixels", "box": [0.5, 0, 0.2, 1]},
+    }
+    for words, entry in cases.items():
+        with pytest.raises(mmray.errors.ConfigError, match=words) as caught:
+            extract(extractors=[entry])
+        assert "extractors[0]" in str(caught.value)
+    assert not (tmp_path / "store" / "windows").exists()
+
+
+def test_an_actor_that_cannot_fit_is_told_at_once(extract: Extract) -> None:
+    with pytest.raises(mmray.errors.ConfigError, match="do not fit"):
+        extract(extractors=[{"name": "pixels"}], resources={"cpus_per_actor": 64})
+    with pytest.raises(mmray.errors.ConfigError, match="0 GPU"):
+        extract(extractors=[{"name": "pixels"}], resources={"gpus_per_actor": 1})
+
+
+def test_random_weights_are_said(extract: Extract, tmp_path: Path, entries: list[dict[str, Any]], caplog: Any) -> None:
+    extract(extractors=entries[1:2])
+    assert "RANDOM WEIGHTS" in caplog.text
+    frame = pl.read_parquet(f"{tmp_path}/store/ledger/*.parquet")
+    assert frame["weights"].unique().to_list() == ["random:0"]
+    about = next((tmp_path / "store" / "provenance").iterdir()).read_text()
+    assert '"weights": "random:0"' in about
+
+
+def test_help_is_there_at_once() -> None:
+    started = time.perf_counter()
+    done = subprocess.run([sys.executable, "-m", "mmray.cli", "--help"], capture_output=True, text=True, check=True)
+    assert time.perf_counter() - started < 0.5
+    assert "extract" in done.stdout
+
+
+def test_a_typo_ends_with_code_two_and_no_traceback(tmp_path: Path) -> None:
+    config = tmp_path / "run.yaml"
+    config.write_text("manifest: m.csv\nstroe: out\nextractors: [{name: pixels}]\n")
+    command = [sys.executable, "-m", "mmray.cli", "extract", str(config)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ)
+    assert done.returncode == 2
+    assert str(config) in done.stderr
+    assert "did you mean 'store'?" in done.stderr
+    assert "Traceback" not in done.stderr
