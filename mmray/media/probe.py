@@ -51,7 +51,14 @@ def scanned_s(uri: str) -> float | None:
     """Return the duration of a medium by reading all its packets; None where they carry no times."""
     source = Source(uri)
     try:
-        return _scanned_s(source)
+        source.want([s for s in (source.video, *source.audio) if s is not None])
+        end_s = None
+        while (packet := source.read()) is not None:
+            at = packet.pts if packet.pts is not None else packet.dts
+            if at is not None:
+                shown_s = float((at + (packet.duration or 0)) * packet.time_base - source.zero)
+                end_s = max(end_s or 0.0, shown_s)
+        return end_s
     finally:
         source.close()
 
@@ -66,7 +73,7 @@ def _probed(source: Source) -> Probe:
     duration_s = None if source.still else container_s(source)
     exact = seekable(source) or source.format in PCM_FORMATS
     if duration_s is None and not source.still:
-        duration_s, exact = _scanned_s(source), False
+        duration_s, exact = scanned_s(source.uri), False
     return Probe(
         container=source.format,
         codecs=",".join(codecs),
@@ -112,15 +119,3 @@ def _uneven(times: list[float]) -> bool | None:
     usual = float(np.median(steps))
     off = np.abs(steps - usual) > max(ROUNDING_S, UNEVEN * usual)
     return bool(np.count_nonzero(off) > UNEVEN_SHARE * steps.size)
-
-
-def _scanned_s(source: Source) -> float | None:
-    streams = [s for s in (source.video, *source.audio) if s is not None]
-    source.want(streams)
-    end_s = None
-    while (packet := source.read()) is not None:
-        at = packet.pts if packet.pts is not None else packet.dts
-        if at is not None:
-            shown_s = float((at + (packet.duration or 0)) * packet.time_base - source.zero)
-            end_s = max(end_s or 0.0, shown_s)
-    return end_s

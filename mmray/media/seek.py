@@ -25,11 +25,11 @@ COUNTABLE = frozenset({"h264", "hevc", "av1", "vp9", "mpeg4", "mjpeg", "prores",
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """A key frame the source stands at: its time in the medium, its packet, the number of leading pictures after it."""
+    """A key frame the source stands at: its time in the medium, its packet, the times of its leading pictures."""
 
     time_s: float
     packet: Any
-    leading: int
+    leading_s: tuple[float, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +101,8 @@ def _arrived(source: Source, stream: Any) -> Key | None:
         return None
     leading = [p for p in head[1:] if p.pts is not None and p.pts < head[0].pts]
     source.hold([p for p in head if p not in leading])
-    return Key(float(head[0].pts * stream.time_base - source.zero), head[0], len(leading))
+    times = [float(p.pts * stream.time_base - source.zero) for p in (head[0], *leading)]
+    return Key(times[0], head[0], tuple(times[1:]))
 
 
 def reorder_s(source: Source, stream: Any) -> float:
@@ -124,16 +125,21 @@ def frames_before(source: Source, stream: Any, key: Key, start_s: float) -> int 
     if source.format == MOV and start_s <= 0 and len(entries) == stream.frames and key.packet.dts is not None:
         at = entries.search_timestamp(key.packet.dts, any_frame=True)
         if at >= 0 and entries[at].pos == key.packet.pos:
-            return sum(not entries[i].is_discard for i in range(at)) + key.leading
+            return sum(not entries[i].is_discard for i in range(at)) + len(key.leading_s)
+
+    def counts(shown_s: float) -> bool:
+        return start_s <= 0 or shown_s + TOLERANCE_S >= start_s
+
     if not source.seek(stream, float((stream_start(stream) or source.zero) - source.zero) - 1):
         return None
     count = 0
     while (packet := source.read()) is not None:
         if packet.pos == key.packet.pos and packet.pts == key.packet.pts:
             source.hold([packet])
-            return count + key.leading if _arrived(source, stream) else None
+            _arrived(source, stream)
+            return count + sum(map(counts, key.leading_s))
         shown_s = float(packet.pts * stream.time_base - source.zero) if packet.pts is not None else start_s
-        count += not packet.is_discard and (start_s <= 0 or shown_s + TOLERANCE_S >= start_s)
+        count += not packet.is_discard and counts(shown_s)
     return None
 
 

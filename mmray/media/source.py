@@ -40,6 +40,9 @@ BUFFER_BYTES = 128 * 1024
 MOV = "mov,mp4,m4a,3gp,3g2,mj2"
 MATROSKA = "matroska,webm"
 STILL_BRANDS = frozenset({"avif", "heic", "heix", "heim", "heis", "mif1"})
+# Marks a JPEG with further pictures behind the first (gain maps of phones, CIPA DC-007); FFmpeg may see a video in it.
+MULTI_PICTURE = b"MPF\0"
+HEAD_BYTES = 128 * 1024  # Exif before that mark takes 64 KiB at most
 # Formats that only name other files.
 PLAYLISTS = frozenset({"hls", "concat", "sdp", "rtsp", "dash", "imf", "mpegtsraw"})
 # Timestamps may start anew in the middle.
@@ -95,7 +98,7 @@ class Source:
             raise
 
     def _open(self) -> InputContainer:
-        head = _head(self._file)
+        self._head = _head(self._file)
         try:
             with self._listening():
                 container = av.open(
@@ -106,7 +109,7 @@ class Source:
                     container_options={"protocol_whitelist": "none"},
                 )
         except av.FFmpegError as error:
-            known = head.startswith(MAGIC) or head[4:8] in MAGIC_BOXES
+            known = self._head.startswith(MAGIC) or self._head[4:8] in MAGIC_BOXES
             reason = Reason.TRUNCATED if known and reason_of(error) is Reason.CORRUPT else Reason.UNSUPPORTED
             raise SampleError(reason, self.message(CONTAINER)) from error
         except OSError as error:
@@ -123,7 +126,11 @@ class Source:
         moving = [s for s in streams.video if not s.disposition & (Disposition.attached_pic | 1 << 11)]
         self.video: VideoStream | None = next(iter(moving), None)
         brand = self.container.metadata.get("major_brand", "")
-        self.still = self.format.endswith("_pipe") or (self.format == MOV and brand in STILL_BRANDS)
+        self.still = (
+            self.format.endswith("_pipe")
+            or (self.format == MOV and brand in STILL_BRANDS)
+            or (self.format == "mjpeg" and MULTI_PICTURE in self._head)
+        )
         if self.still and sum(s.width == moving[0].width for s in moving) > 2:
             raise SampleError(Reason.UNSUPPORTED, "picture of tiles (HEIF grid); convert it to JPEG or PNG")
         self.zero = self._zero()
@@ -153,6 +160,10 @@ class Source:
     def note(self, stream: int, message: str) -> None:
         """Keep a complaint about a stream."""
         self._messages[stream] = message
+
+    def complaint(self, stream: int) -> str:
+        """Return the last complaint about a stream alone; empty where there was none."""
+        return self._messages.get(stream, "")
 
     def message(self, stream: int) -> str:
         """Return the last complaint about a stream, or else about the container."""
@@ -288,7 +299,7 @@ def _opened(uri: str) -> BinaryIO:
 
 def _head(file: BinaryIO) -> bytes:
     try:
-        head = file.read(64)
+        head = file.read(HEAD_BYTES)
         file.seek(0, os.SEEK_SET)
     except OSError as error:
         raise SampleError(Reason.UNREADABLE, str(error)) from error

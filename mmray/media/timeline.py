@@ -14,18 +14,16 @@ class Timeline:
 
     def __init__(self, source: Source, stream: Any, offset_s: float, restarts: bool) -> None:
         self._base = Fraction(stream.time_base or 1)
-        self._zero = source.zero + Fraction(offset_s)
+        self._zero_s = float(source.zero + Fraction(offset_s))
         self._restarts = restarts
         self._shift_s = 0.0
         self._next_s: float | None = None
 
-    def at(self, timestamp: int) -> float:
-        """Return the time of a timestamp."""
-        return float(timestamp * self._base - self._zero) + self._shift_s
-
-    def of_packet(self, packet: Any) -> float:
-        """Return the time of a packet that has a presentation timestamp."""
-        return self.at(packet.pts)
+    def at(self, timestamp: int, base: Fraction | None = None) -> float:
+        """Return the time of a timestamp, which counts in the stream's time base unless another is given."""
+        base = base or self._base
+        # Whole numbers first: floats here are a tenth of the cost of fractions, which shows at 2,000 frames a second.
+        return timestamp * base.numerator / base.denominator - self._zero_s + self._shift_s
 
     def of_frame(self, frame: Any, usual_s: float) -> float:
         """Return the time of the next decoded frame; without a timestamp it follows the one before."""
@@ -33,8 +31,7 @@ class Timeline:
         if timestamp is None:
             time_s = self._next_s if self._next_s is not None else self.at(0)
         else:
-            base = frame.time_base or self._base
-            time_s = float(timestamp * base - self._zero) + self._shift_s
+            time_s = self.at(timestamp, frame.time_base)
             if self._restarts and self._next_s is not None and abs(time_s - self._next_s) > RESTART_S:
                 self._shift_s += self._next_s - time_s
                 time_s = self._next_s

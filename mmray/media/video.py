@@ -34,7 +34,6 @@ class VideoTrack:
         self.takers = takers
         self.seen = 0
         self.ended = False
-        self.end_s: float | None = None
         self.damage: Reason | None = None
         self._source, self._start_s = source, start_s
         self._time = Timeline(source, self.stream, offset_s, source.format in DISCONTINUOUS)
@@ -108,7 +107,9 @@ class VideoTrack:
         if self._source.still and not self.seen:
             self._orient = still_orientation(self._source, packet)
         frames, fault = self._source.decode(self.stream, packet)
-        if fault and not (packet.pts is not None and self._time.of_packet(packet) < self._start_s):
+        if self._source.still and self._source.complaint(self.stream.index):
+            fault = Reason.CORRUPT  # FFmpeg gives what it has of a picture and only says that there should be more
+        if fault and not (packet.pts is not None and self._time.at(packet.pts) < self._start_s):
             self.damage = fault
         for frame in frames:
             yield from self._arrived(frame)
@@ -126,9 +127,9 @@ class VideoTrack:
             for frame in self._deinterlacer.flush():
                 yield from self._timed(frame)
         last = None
-        if self._last is not None and self.end_s is not None:
+        if self._last is not None:
             frame, start_s, first = self._last
-            last = self._shown(frame, start_s, inf if self._source.still else self.end_s, first)
+            last = self._shown(frame, start_s, inf if self._source.still else self.end_s or start_s, first)
             yield from self._take(last)
         for taker in self.takers:
             for item in taker.finish(last):
@@ -154,10 +155,13 @@ class VideoTrack:
             yield from self._take(self._shown(self._last[0], self._last[1], max(start_s, self._last[1]), self._last[2]))
         self._last = frame, start_s, self._at_start
         self._at_start = False
-        self.end_s = self._ends_s(frame, start_s)
 
-    def _ends_s(self, frame: av.VideoFrame, start_s: float) -> float:
-        """Return the end of a frame without a next: decoders may give the mean duration where frames last unevenly."""
+    @property
+    def end_s(self) -> float | None:
+        """Return the end of the last frame; decoders may give it the mean duration where frames last unevenly."""
+        if self._last is None:
+            return None
+        frame, start_s, _ = self._last
         duration_s = float(frame.duration * frame.time_base) if frame.duration and frame.time_base else self._frame_s
         declared = declared_s(self._source, self.stream)
         if declared is not None and start_s < declared - self._offset_s:

@@ -1,9 +1,12 @@
 """Connect to Ray: an embedded one on this machine, or the cluster that RAY_ADDRESS names."""
 
+import contextlib
 import logging
 import os
+import signal
+import sys
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 from mmray.config import Resources
@@ -17,13 +20,14 @@ def cores() -> int:
     return len(os.sched_getaffinity(0))
 
 
-@contextmanager
+@contextlib.contextmanager
 def connected() -> Iterator[Any]:
     """Yield the ``ray`` module, connected; an embedded Ray is stopped again at the end."""
     defaults = {
         "RAY_USAGE_STATS_ENABLED": "0",  # also stops the probes of cloud metadata addresses
         "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+        "RAY_DEDUP_LOGS": "0",
         "RAY_AUTH_MODE": "token",  # Ray's default, said aloud: otherwise it warns at every start
         "RAY_BACKEND_LOG_LEVEL": "fatal",  # its C++ side logs restartable actors as errors (ray issue 53727)
     }
@@ -34,22 +38,30 @@ def connected() -> Iterator[Any]:
     if ray.is_initialized():
         yield ray
         return
-    address = os.environ.get("RAY_ADDRESS")
+    # Ray prints the deaths of workers on stdout, which belongs to the account.
+    with contextlib.redirect_stdout(sys.stderr):
+        _init(ray)
+        try:
+            yield ray
+        finally:
+            ray.shutdown()
+
+
+def _init(ray: Any) -> None:
+    on_sigterm = signal.getsignal(signal.SIGTERM)
     options: dict[str, Any] = {"logging_level": logging.WARNING, "log_to_driver": log.isEnabledFor(logging.DEBUG)}
-    if address:
+    if address := os.environ.get("RAY_ADDRESS"):
         log.info("using the Ray cluster at %s", address)
         ray.init(address=address, **options)
     else:
         # "local": without it Ray would try to join whatever a killed `ray start` left behind.
         ray.init(address="local", num_cpus=cores(), include_dashboard=False, **options)
-    _quiet(ray)
-    try:
-        yield ray
-    finally:
-        ray.shutdown()
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, on_sigterm)  # ray.init puts its own, which skips every clean-up
+    _quiet()
 
 
-def _quiet(ray: Any) -> None:
+def _quiet() -> None:
     import ray.data
 
     context = ray.data.DataContext.get_current()

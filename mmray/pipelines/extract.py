@@ -49,7 +49,7 @@ def run(config: ExtractConfig, file: str = "configuration", limit: int | None = 
         if busy:
             _announce(tasks)
             state = _work(store, run_id, config, state, chosen)
-            _tidy(store, run_id, state)
+            state = _tidied(store, run_id, state)
         pooled = pool.run(store, tasks, state.statuses, state.expected, state.rows)
         account = {
             "run_id": run_id,
@@ -199,8 +199,9 @@ class Commit:
         ledger.append(self._store, results, self._name, self._files)
 
 
-def _tidy(store: Store, run_id: str, state: State) -> None:
+def _tidied(store: Store, run_id: str, state: State) -> State:
     """Make plain globs exact: flags into the segment table, one ledger file, no superseded rows, no orphans."""
     tidy.flags(store, state.segments)
-    tidy.windows_and_ledger(store, run_id, state.rows)
+    rows = tidy.windows_and_ledger(store, run_id, state.rows)
     begun.forget(store)
+    return replace(state, rows=rows)

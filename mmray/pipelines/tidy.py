@@ -30,11 +30,11 @@ def flags(store: Store, segments: pl.DataFrame) -> None:
     storage.delete(files)
 
 
-def windows_and_ledger(store: Store, run_id: str, rows: pl.DataFrame) -> None:
+def windows_and_ledger(store: Store, run_id: str, rows: pl.DataFrame) -> pl.DataFrame:
     """Drop superseded rows and orphan parts, and put the ledger into one file.
 
     New parts first, then the ledger that names them, then the old parts go: whoever reads in between sees the
-    ledger's rows whole.
+    ledger's rows whole. Returns the ledger's rows with the parts as they are now.
     """
     old = ledger.parts(store)
     existing = [entry.uri for entry in storage.files(store.path("windows"), ".parquet")]
@@ -52,10 +52,12 @@ def windows_and_ledger(store: Store, run_id: str, rows: pl.DataFrame) -> None:
             new = f"{part.removesuffix('.parquet')}-{run_id[-4:]}.parquet"
             write_parquet(read_parquet(uri).filter(pc.equal(mask.to_arrow().cast(pa.bool_()), True)), store.path(new))
             renamed[part] = new
+    rows = rows.with_columns(pl.col("part").replace(renamed))
     if renamed or len(old) > 1:
-        ledger.compact(store, rows.with_columns(pl.col("part").replace(renamed)), old, run_id)
+        ledger.compact(store, rows, old, run_id)
     kept = {store.path(renamed.get(part, part)) for part in owners}
     if orphans := [uri for uri in existing if uri not in kept]:
         log.info("removing %d part(s) that no row of the ledger names", len(orphans))
         storage.delete(orphans)
     storage.delete(storage.temporary_files(store.uri))
+    return rows

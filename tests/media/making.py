@@ -97,6 +97,8 @@ def _sounds(stream: Any, sound: np.ndarray, rate_hz: int, start: int) -> list[An
         block = sound[:, at : at + 1024]
         if form.startswith("s16"):
             block = np.round(block * 32767).astype(np.int16)
+        elif form.startswith("s32"):
+            block = np.round(block * (2**31 - 128)).astype(np.int32)
         if not form.endswith("p"):
             block = block.T.reshape(1, -1)
         frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(block), format=form, layout=stream.layout.name)

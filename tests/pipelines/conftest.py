@@ -97,7 +97,7 @@ def extract(ray_session: None, corpus: Path, entries: list[dict[str, Any]], tmp_
 def rows(store: Path | str, name: str) -> pl.DataFrame:
     """Return a windows table by plain globs, in order, without what differs from run to run."""
     frame = pl.read_parquet(f"{store}/windows/extractor={name}-*/*.parquet", hive_partitioning=False)
-    order = [column for column in ("sample_id", "window", "frame_s", "score", "x1") if column in frame.columns]
+    order = [column for column in ("sample_id", "window", "class_id", "x1", "y1", "x2", "y2", "score") if column in frame.columns]
     return frame.drop("run_id").sort(order)
 
 
