@@ -205,6 +205,9 @@ def main(words: Sequence[str] | None = None) -> int:
     except MmrayError as error:
         log.error("%s", error)
         return BROKEN
+    except OSError as error:
+        log.error("%s", error, exc_info=arguments.verbose)
+        return BROKEN
     except KeyboardInterrupt:
         log.error("interrupted; what is committed is kept, the same command goes on from there")
         return INTERRUPTED

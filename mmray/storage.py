@@ -4,16 +4,19 @@ Local writes go to a temporary name and are renamed; on object stores a write is
 and endpoints come from the standard chain of the file system alone (environment, profile, instance role).
 """
 
+import functools
 import os
 import uuid
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO, ParamSpec, TypeVar, cast
 
+Given = ParamSpec("Given")
+Result = TypeVar("Result")
 TEMPORARY = ".tmp-"  # starts the name of a local file that is not finished
 
 
@@ -62,6 +65,22 @@ def _remote(uri: str) -> tuple[Any, str]:
     return fs, str(path)
 
 
+def _boundary(function: Callable[Given, Result]) -> Callable[Given, Result]:
+    """Turn what a remote file system's own libraries raise (no endpoint, no credentials) into OSError."""
+
+    @functools.wraps(function)
+    def bounded(*given: Given.args, **named: Given.kwargs) -> Result:
+        try:
+            return function(*given, **named)
+        except Exception as error:
+            if type(error).__module__.partition(".")[0] in {"aiohttp", "aiobotocore", "botocore"}:
+                raise OSError(f"{given[0]}: {error}") from error
+            raise
+
+    return bounded
+
+
+@_boundary
 def open_read(uri: str) -> BinaryIO:
     """Open for reading, seekable; FileNotFoundError, PermissionError and OSError as for local files."""
     if not is_remote(uri):
@@ -70,6 +89,7 @@ def open_read(uri: str) -> BinaryIO:
     return cast(BinaryIO, fs.open(path, "rb", block_size=4 * 2**20))
 
 
+@_boundary
 def read_bytes(uri: str) -> bytes:
     """Return the whole content."""
     if not is_remote(uri):
@@ -78,6 +98,7 @@ def read_bytes(uri: str) -> bytes:
     return cast(bytes, fs.cat_file(path))
 
 
+@_boundary
 def exists(uri: str) -> bool:
     """Tell whether there is such a file or folder."""
     if not is_remote(uri):
@@ -86,6 +107,7 @@ def exists(uri: str) -> bool:
     return bool(fs.exists(path))
 
 
+@_boundary
 def is_folder(uri: str) -> bool:
     """Tell whether there is such a folder, or something under such a prefix."""
     if not is_remote(uri):
@@ -94,6 +116,7 @@ def is_folder(uri: str) -> bool:
     return bool(fs.isdir(path))
 
 
+@_boundary
 def put(uri: str, data: bytes) -> None:
     """Write a file in one step: readers see the old content or the new, never a part."""
     with create(uri) as file:
@@ -125,6 +148,7 @@ def create(uri: str) -> Iterator[BinaryIO]:
         temporary.unlink(missing_ok=True)
 
 
+@_boundary
 def create_new(uri: str, data: bytes) -> bool:
     """Write a file unless there is one (O_EXCL; If-None-Match on object stores); tell whether it was written."""
     try:
@@ -158,6 +182,7 @@ def delete(uris: Iterable[str]) -> None:
                     fs.rm_file(_remote(uri)[1])
 
 
+@_boundary
 def files(folder: str, suffix: str = "") -> list[Entry]:
     """List the finished files below a folder, at any depth, by name; empty where there is no such folder."""
     if not is_remote(folder):
@@ -179,6 +204,7 @@ def temporary_files(folder: str) -> list[str]:
     return sorted(str(path) for path in local_path(folder).rglob(f"{TEMPORARY}*"))
 
 
+@_boundary
 def glob(pattern: str) -> list[Entry]:
     """List the files that match a glob pattern (``**`` for any depth)."""
     if is_remote(pattern):
@@ -218,6 +244,7 @@ def entries(uris: Iterable[str]) -> dict[str, Entry | None]:
     return found
 
 
+@_boundary
 def _listed(folder: str, uris: list[str]) -> dict[str, Entry | None]:
     fs, path = _remote(folder)
     scheme = folder.partition("://")[0]

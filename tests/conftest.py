@@ -26,7 +26,13 @@ def test_data() -> Path:
 
 
 @pytest.fixture(scope="session")
-def s3_endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def s3_log(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the file in which the S3 server logs its requests."""
+    return tmp_path_factory.mktemp("s3") / "log"
+
+
+@pytest.fixture(scope="session")
+def s3_endpoint(s3_log: Path) -> Iterator[str]:
     """Start moto's S3 server as a process of its own on loopback.
 
     moto, because it honours If-None-Match and ETags as AWS does, on which the lock and the detection of changes stand;
@@ -35,7 +41,7 @@ def s3_endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    log = (tmp_path_factory.mktemp("s3") / "log").open("w")
+    log = s3_log.open("w")
     server = subprocess.Popen(
         [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)], stdout=log, stderr=log
     )

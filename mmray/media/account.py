@@ -6,7 +6,8 @@ from math import inf
 from mmray.errors import Reason, SampleError
 from mmray.media.audio import SILENCE, AudioTrack
 from mmray.media.choose import Points, Taker
-from mmray.media.source import Source, declared_s
+from mmray.media.duration import declared_s
+from mmray.media.source import Source
 from mmray.media.video import VideoTrack
 from mmray.media.waves import Cutter
 

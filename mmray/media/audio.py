@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from fractions import Fraction
-from math import inf
+from math import gcd, inf
 from typing import Any
 
 import av
@@ -11,8 +11,8 @@ import numpy.typing as npt
 from av.audio.resampler import AudioResampler
 
 from mmray.errors import Reason, SampleError
-from mmray.media.seek import block
-from mmray.media.source import DISCONTINUOUS, Packet, Source, container_s, stream_start
+from mmray.media.duration import container_s
+from mmray.media.source import DISCONTINUOUS, Packet, Source, stream_start
 from mmray.media.timeline import RESTART_S, Timeline
 from mmray.media.waves import Cutter
 from mmray.specs import AudioSpec, Wave
@@ -47,7 +47,7 @@ class Line:
             self._in_rate_hz = in_rate_hz
             self._resampler = AudioResampler(format="flt", layout="mono", rate=self.rate_hz)
         if self._begin is None:
-            step = block(in_rate_hz, self.rate_hz)
+            step = _period(in_rate_hz, self.rate_hz)
             blocks = -(-max(0, position, int(self._from_s * in_rate_hz)) // step)
             self._begin = blocks * step
             for cutter in self.cutters:
@@ -212,3 +212,8 @@ class AudioTrack:
             self._source.note(self.stream.index, "the sound holds samples that are not numbers; they count as 0")
         mono: Mono = samples[0] if len(samples) == 1 else samples.mean(axis=0, dtype=np.float32)
         return mono
+
+
+def _period(in_rate_hz: int, out_rate_hz: int) -> int:
+    """Return after how many input samples the resampler stands as it did at the start."""
+    return in_rate_hz // gcd(in_rate_hz, out_rate_hz)

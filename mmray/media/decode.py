@@ -15,9 +15,10 @@ from mmray.errors import Reason, SampleError
 from mmray.media.account import Flags, Outcome, Segment, flags, refused, sound_outcome, video_outcome
 from mmray.media.audio import PREROLL_S, AudioTrack, Line
 from mmray.media.choose import Every, Taker, choice
+from mmray.media.duration import container_s, declared_s
 from mmray.media.probe import scanned_s
 from mmray.media.seek import PCM_FORMATS, Entry, enter_video, seekable, to_sound
-from mmray.media.source import Source, container_s, declared_s, prepare
+from mmray.media.source import Source, prepare
 from mmray.media.video import VideoTrack
 from mmray.media.waves import Cutter
 from mmray.specs import AnySpec, AudioSpec, Frame, FrameSpec, Item, Wave

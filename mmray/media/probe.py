@@ -4,9 +4,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from mmray.media.duration import container_s
 from mmray.media.picture import Picture, pixel_aspect, still_orientation
 from mmray.media.seek import PCM_FORMATS, seekable
-from mmray.media.source import Source, container_s, prepare
+from mmray.media.source import Source, prepare
 
 LOOK_PACKETS = 300  # of the video: 10 s at 30 fps show whether the frame rate varies
 # A delta this far from the median is no rounding: Matroska rounds to 1 ms, two roundings make 1 ms more.

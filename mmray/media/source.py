@@ -47,8 +47,6 @@ HEAD_BYTES = 128 * 1024  # Exif before that mark takes 64 KiB at most
 PLAYLISTS = frozenset({"hls", "concat", "sdp", "rtsp", "dash", "imf", "mpegtsraw"})
 # Timestamps may start anew in the middle.
 DISCONTINUOUS = frozenset({"mpegts", "mpeg"})
-# The header's word on the duration is a promise there; elsewhere FFmpeg estimates it.
-DECLARED = frozenset({MOV, MATROSKA, "avi", "asf", "flv"})
 MAGIC = (b"\x1aE\xdf\xa3", b"RIFF", b"OggS", b"fLaC", b"ID3", b"FLV", b"FORM", b"GIF8", b"\x89PNG", b"\xff\xd8\xff",
          b"\0\0\x01\xba", b"0&\xb2u", b"II*\0", b"MM\0*", b"#!AMR", b"caff")  # fmt: skip
 MAGIC_BOXES = (b"ftyp", b"moov", b"mdat", b"wide", b"styp", b"moof")
@@ -255,35 +253,6 @@ def stream_start(stream: Any) -> Fraction | None:
     if stream.start_time is None or stream.time_base is None:
         return None
     return Fraction(stream.start_time * stream.time_base)
-
-
-def declared_s(source: Source, stream: Any) -> float | None:
-    """Return the end of a stream as its header promises it, in seconds from time 0; None where it does not."""
-    start = float((stream_start(stream) or source.zero) - source.zero)
-    if source.still or source.format not in DECLARED:
-        return None
-    if stream.duration:
-        return start + float(stream.duration * stream.time_base)
-    return _tagged_s(stream.metadata)
-
-
-def _tagged_s(metadata: dict[str, str]) -> float | None:
-    """Read Matroska's statistics tag DURATION, such as 00:00:03.000000000."""
-    for key, value in metadata.items():
-        parts = value.strip().split(":")
-        if key.partition("-")[0] == "DURATION" and len(parts) == 3:
-            try:
-                return int(parts[0]) * 3600 + int(parts[1]) * 60 + float(parts[2])
-            except ValueError:
-                return None
-    return None
-
-
-def container_s(source: Source) -> float | None:
-    """Return the duration of the whole medium as FFmpeg reads or estimates it."""
-    if source.still or not source.container.duration:
-        return None
-    return source.container.duration / av.time_base
 
 
 def _opened(uri: str) -> BinaryIO:

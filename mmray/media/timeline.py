@@ -5,8 +5,9 @@ from typing import Any
 
 from mmray.media.source import Source
 
-# A jump this far, in formats whose timestamps may start anew, is a new start and not a gap.
+# Jumps this far, in formats whose timestamps may start anew, are a new start and not a gap or an overlap.
 RESTART_S = 10.0
+RESTART_BACK_S = 0.2
 
 
 class Timeline:
@@ -32,10 +33,11 @@ class Timeline:
             time_s = self._next_s if self._next_s is not None else self.at(0)
         else:
             time_s = self.at(timestamp, frame.time_base)
-            if self._restarts and self._next_s is not None and abs(time_s - self._next_s) > RESTART_S:
+            ahead_s = 0.0 if self._next_s is None else time_s - self._next_s
+            if self._restarts and self._next_s is not None and not -RESTART_BACK_S <= ahead_s <= RESTART_S:
                 self._shift_s += self._next_s - time_s
                 time_s = self._next_s
-        duration_s = float(frame.duration * self._base) if frame.duration else usual_s
+        duration_s = float(frame.duration * (frame.time_base or self._base)) if frame.duration else usual_s
         self._next_s = time_s + duration_s
         return time_s
 

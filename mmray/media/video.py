@@ -8,10 +8,11 @@ import av
 
 from mmray.errors import Reason
 from mmray.media.choose import Every, Shown, Taker
+from mmray.media.duration import declared_s
 from mmray.media.orientation import Orientation
 from mmray.media.picture import Deinterlacer, Picture, pixel_aspect, still_orientation
 from mmray.media.seek import DEINTERLACE_S, TOLERANCE_S, Entry, Key, is_interlaced, key_times, seekable, to_key
-from mmray.media.source import DISCONTINUOUS, MATROSKA, Packet, Source, declared_s
+from mmray.media.source import DISCONTINUOUS, MATROSKA, Packet, Source
 from mmray.media.timeline import Timeline
 from mmray.specs import Frame, FrameSpec
 
@@ -94,9 +95,9 @@ class VideoTrack:
         self._leapt_to_s, self._last, self._deinterlacer = need_s, None, Deinterlacer()
         self._time.jumped()
         key = to_key(self._source, self.stream, need_s + self._offset_s - margin_s, self._reorder_s)
-        if key is None:
+        if key is None:  # an index that leads nowhere: read on from the start
             self._source.seek(self.stream, -1.0)
-            self._from_s = -inf
+            self._from_s, self._leaps = -inf, False
         else:
             self._from(key)
 
@@ -162,7 +163,8 @@ class VideoTrack:
         if self._last is None:
             return None
         frame, start_s, _ = self._last
-        duration_s = float(frame.duration * frame.time_base) if frame.duration and frame.time_base else self._frame_s
+        base = frame.time_base or self.stream.time_base
+        duration_s = float(frame.duration * base) if frame.duration and base else self._frame_s
         declared = declared_s(self._source, self.stream)
         if declared is not None and start_s < declared - self._offset_s:
             return min(start_s + duration_s, declared - self._offset_s)

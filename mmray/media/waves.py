@@ -29,12 +29,13 @@ class Cutter:
         self._limit = inf if limit_s == inf else round(limit_s * spec.rate_hz)
         self._run = max(1, min(MAX_WINDOWS, int(RUN_S / spec.hop_s)))
         self._parts: list[npt.NDArray[np.float32]] = []
+        self._finished = False
         self._at = 0  # where the kept samples start
 
     @property
     def done(self) -> bool:
         """Tell whether all windows of the segment are emitted."""
-        return self._next >= self._stop
+        return self._finished or self._next >= self._stop
 
     def begin(self, position: int) -> None:
         """Say where the first samples lie, from the start of the sample."""
@@ -51,18 +52,21 @@ class Cutter:
                 break
             yield self._wave(count)
         self._forget()
+        if self.total >= self._limit:
+            yield from self.finish()
 
     def finish(self) -> Iterator[Wave]:
-        """Return the last windows, now that the total is known."""
+        """Return the last windows, now that the total is known: the stream or the sample has ended."""
         while not self.done:
             count = 0
             while count < min(self._run, self._stop - self._next) and self.spec.has_window(
                 self._next + count, self.total
             ):
                 count += 1
-            if not count:
-                return
-            yield self._wave(count)
+            if count:
+                yield self._wave(count)
+            else:
+                self._finished = True
 
     def _wave(self, count: int) -> Wave:
         spec, first = self.spec, self._next * self.spec.hop

@@ -80,7 +80,10 @@ def plain(table: pa.Table) -> pa.Table:
 def open_store(uri: str, create: bool = False) -> Store:
     """Open a store and check its version; a folder that is no store is a ConfigError."""
     store = Store(uri.rstrip("/") or "/")
-    about = store.read_json("store.json")
+    try:
+        about = store.read_json("store.json")
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{uri}: the store cannot be opened: {error}") from None
     if about is None:
         if not create:
             raise ConfigError(f"{uri}: is not a store (it has no store.json); `mmray extract` makes one")

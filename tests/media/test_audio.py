@@ -6,6 +6,7 @@ import pytest
 
 from mmray.errors import Reason
 from mmray.media.decode import decode
+from mmray.media.source import Source
 from mmray.specs import AudioSpec
 from tests.media.making import grey, make, tone
 
@@ -158,6 +159,16 @@ def test_the_sample_is_a_part_of_the_sound(tmp_path):
     uri = make(tmp_path / "a.flac", sound=tone(4, 16_000))
     whole = sound(uri)
     np.testing.assert_array_equal(sound(uri, offset_s=1.25, limit_s=3.0), whole[20_000:48_000])
+
+
+def test_a_sample_that_ends_early_is_not_read_on(tmp_path, monkeypatch):
+    uri = make(tmp_path / "a.flac", sound=tone(60, 16_000))
+    packets = []
+    read = Source.read
+    monkeypatch.setattr(Source, "read", lambda self: packets.append(read(self)) or packets[-1])
+    items, decoding = waves(uri, AudioSpec(), limit_s=3.0)
+    assert sum(w.count for w in items) == 4 and sum(w.samples.size for w in items) == 48_000
+    assert packets[-1].pts * packets[-1].time_base < 5 and decoding.duration_s == 3.0
 
 
 def test_windows_travel_in_runs_of_bounded_length(tmp_path):

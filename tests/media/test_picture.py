@@ -175,8 +175,13 @@ def test_geometry_follows_a_change_of_size(tmp_path):
     parts = [make(tmp_path / f"{w}.ts", [grey(i, w, 32)] * 5) for i, w in ((3, 32), (6, 64))]
     both = tmp_path / "both.ts"
     both.write_bytes(b"".join(Path(part).read_bytes() for part in parts))
-    sizes = [item.width for _, item in decode(str(both), [WHOLE])]
-    assert sorted(set(sizes)) == [32, 64] and sizes[0] == 32 and sizes[-1] == 64
+    items = [item for _, item in decode(str(both), [WHOLE])]
+    assert [item.width for item in items] == [32] * 5 + [64] * 5
+    # The timestamps of the second part start anew: the sample goes on.
+    assert [item.start_s for item in items] == pytest.approx([k / 10 for k in range(10)])
+    assert [distance(item.image, level) < 2 for item, level in zip(items, [32] * 5 + [44] * 5, strict=True)] == [
+        True
+    ] * 10
 
 
 def test_interlaced_frames_are_deinterlaced_and_none_is_lost(tmp_path):

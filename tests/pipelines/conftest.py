@@ -1,11 +1,15 @@
 """A small corpus, tiny checkpoints, and one Ray for all in-process runs."""
 
+import json
+import os
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 import pytest
+import yaml
 
 import mmray
 from mmray import demo
@@ -97,7 +101,11 @@ def extract(ray_session: None, corpus: Path, entries: list[dict[str, Any]], tmp_
 def rows(store: Path | str, name: str) -> pl.DataFrame:
     """Return a windows table by plain globs, in order, without what differs from run to run."""
     frame = pl.read_parquet(f"{store}/windows/extractor={name}-*/*.parquet", hive_partitioning=False)
-    order = [column for column in ("sample_id", "window", "class_id", "x1", "y1", "x2", "y2", "score") if column in frame.columns]
+    order = [
+        column
+        for column in ("sample_id", "window", "class_id", "x1", "y1", "x2", "y2", "score")
+        if column in frame.columns
+    ]
     return frame.drop("run_id").sort(order)
 
 
@@ -107,3 +115,69 @@ def ledger(store: Path | str) -> pl.DataFrame:
     return frame.select("sample_id", "segment", "extractor", "status", "reason", "rows", "frames", "input").sort(
         "extractor", "sample_id", "segment"
     )
+
+
+PLUGIN = '''
+import os, signal, time
+from mmray.extractors.base import Extractor, Kind
+from mmray.specs import Rows, TextSpec
+import numpy as np
+
+class Moody(Extractor):
+    """Does to its process what the text says."""
+    name = "moody"
+    input: TextSpec = TextSpec()
+    batch_size: int = 4
+    def dims(self, path):
+        return {"embedding": 1}
+    def load(self, device, path):
+        def extract(texts):
+            for one in texts:
+                if one.text == "kill":
+                    os.kill(os.getpid(), signal.SIGKILL)
+                if one.text == "hang":
+                    time.sleep(60)
+                if one.text == "raise":
+                    raise RuntimeError("no mood for this one")
+                if one.text.startswith("slow"):
+                    time.sleep(0.2)
+                yield Rows([0], [None], [None], {"embedding": np.full((1, 1), len(one.text), np.float32)})
+        return extract
+'''
+
+
+@pytest.fixture
+def environment(tmp_path: Path) -> dict[str, str]:
+    """Install a third party's extractor, as pip would: a module and an entry point."""
+    site = tmp_path / "site"
+    about = site / "moody-1.0.dist-info"
+    about.mkdir(parents=True)
+    (site / "moody.py").write_text(PLUGIN)
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: moody\nVersion: 1.0\n")
+    (about / "entry_points.txt").write_text("[mmray.extractors]\nmoody = moody:Moody\n")
+    return {**os.environ, "PYTHONPATH": str(site)} | {"RAY_ADDRESS": ""}
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Callable[..., Path]:
+    """Return a function that writes a manifest of texts and a configuration."""
+
+    def make(name: str, texts: list[str], **keys: Any) -> Path:
+        listed = tmp_path / "texts.jsonl"
+        listed.write_text(
+            "".join(json.dumps({"sample_id": f"s{n:03d}", "text": t}) + "\n" for n, t in enumerate(texts))
+        )
+        config = {"manifest": str(listed), "store": str(tmp_path / name), "max_error_rate": 1}
+        config |= {"extractors": [{"name": "moody", "source": "text"}], "resources": {"actors": 1}}
+        path = tmp_path / f"{name}.yaml"
+        path.write_text(yaml.safe_dump(config | keys))
+        return path
+
+    return make
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 90) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not come to that"
+        time.sleep(0.05)

@@ -5,76 +5,16 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 import pytest
-import yaml
 from polars.testing import assert_frame_equal
 
 from mmray.pipelines.verify import verify
-from tests.pipelines.conftest import ledger, rows
-
-PLUGIN = '''
-import os, signal, time
-from mmray.extractors.base import Extractor, Kind
-from mmray.specs import Rows, TextSpec
-import numpy as np
-
-class Moody(Extractor):
-    """Does to its process what the text says."""
-    name = "moody"
-    input: TextSpec = TextSpec()
-    batch_size: int = 4
-    def dims(self, path):
-        return {"embedding": 1}
-    def load(self, device, path):
-        def extract(texts):
-            for one in texts:
-                if one.text == "kill":
-                    os.kill(os.getpid(), signal.SIGKILL)
-                if one.text == "hang":
-                    time.sleep(60)
-                if one.text == "raise":
-                    raise RuntimeError("no mood for this one")
-                if one.text.startswith("slow"):
-                    time.sleep(0.2)
-                yield Rows([0], [None], [None], {"embedding": np.full((1, 1), len(one.text), np.float32)})
-        return extract
-'''
-
-
-@pytest.fixture
-def environment(tmp_path: Path) -> dict[str, str]:
-    """Install a third party's extractor, as pip would: a module and an entry point."""
-    site = tmp_path / "site"
-    about = site / "moody-1.0.dist-info"
-    about.mkdir(parents=True)
-    (site / "moody.py").write_text(PLUGIN)
-    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: moody\nVersion: 1.0\n")
-    (about / "entry_points.txt").write_text("[mmray.extractors]\nmoody = moody:Moody\n")
-    return {**os.environ, "PYTHONPATH": str(site)} | {"RAY_ADDRESS": ""}
-
-
-@pytest.fixture
-def write(tmp_path: Path) -> Callable[..., Path]:
-    """Return a function that writes a manifest of texts and a configuration."""
-
-    def make(name: str, texts: list[str], **keys: Any) -> Path:
-        listed = tmp_path / "texts.jsonl"
-        listed.write_text(
-            "".join(json.dumps({"sample_id": f"s{n:03d}", "text": t}) + "\n" for n, t in enumerate(texts))
-        )
-        config = {"manifest": str(listed), "store": str(tmp_path / name), "max_error_rate": 1}
-        config |= {"extractors": [{"name": "moody", "source": "text"}], "resources": {"actors": 1}}
-        path = tmp_path / f"{name}.yaml"
-        path.write_text(yaml.safe_dump(config | keys))
-        return path
-
-    return make
+from tests.pipelines.conftest import ledger, rows, wait_for
 
 
 def command(config: Path) -> list[str]:
@@ -87,13 +27,6 @@ def run(config: Path, environment: dict[str, str]) -> dict[str, Any]:
     account: dict[str, Any] = json.loads(done.stdout)
     assert account["adds_up"]
     return account
-
-
-def wait_for(condition: Callable[[], bool], seconds: float = 90) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it did not come to that"
-        time.sleep(0.05)
 
 
 def test_samples_that_kill_hang_or_raise_cost_themselves_alone(

@@ -1,0 +1,72 @@
+"""A job submitted to a Ray cluster, stopped and submitted again, ends with the account of an undisturbed run."""
+
+import json
+import secrets
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from mmray.pipelines.status import status
+from tests.conftest import ROOT
+from tests.pipelines.conftest import environment, wait_for, write  # noqa: F401 — fixtures
+
+RAY = str(Path(sys.executable).with_name("ray"))
+DASHBOARD = "http://127.0.0.1:8771"
+
+
+@pytest.fixture
+def head(environment: dict[str, str]) -> Iterator[dict[str, str]]:  # noqa: F811
+    """Start a head on loopback ports of its own, with a token; end what it started, and nothing else."""
+    folder = Path(f"/tmp/mmray-ray-{secrets.token_hex(4)}")  # Ray's sockets need a short path
+    settings = {**environment, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    settings |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_API_SERVER_ADDRESS": DASHBOARD, "RAY_TMPDIR": str(folder)}
+    settings.pop("RAY_ADDRESS")
+    words = "--head --port 6511 --dashboard-host 127.0.0.1 --dashboard-port 8771 --dashboard-agent-listen-port 52399"
+    words += " --dashboard-agent-grpc-port 52398 --ray-client-server-port 6512 --metrics-export-port 6513"
+    words += f" --num-cpus 2 --object-store-memory 200000000 --temp-dir {folder} --disable-usage-stats"
+    subprocess.run([RAY, "start", *words.split()], env=settings, check=True, capture_output=True, timeout=120)
+    try:
+        yield settings
+    finally:
+        own = [one for one in psutil.process_iter(["cmdline"]) if str(folder) in " ".join(one.info["cmdline"] or [])]
+        for process in own:
+            process.send_signal(signal.SIGKILL)
+        psutil.wait_procs(own, timeout=20)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def job(words: list[str], settings: dict[str, str]) -> str:
+    done = subprocess.run([RAY, "job", *words], env=settings, capture_output=True, text=True, check=False, timeout=240)
+    return done.stdout + done.stderr
+
+
+def test_a_stopped_job_goes_on_where_it_was(
+    head: dict[str, str],
+    write: Callable[..., Path],  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    config = write("store", [f"slow {number}" for number in range(80)])
+    store = tmp_path / "store"
+    entry = ["--", "python", "jobs/extract.py", str(config), "--json"]
+    said = job(["submit", "--no-wait", "--submission-id", "first", "--working-dir", str(ROOT), *entry], head)
+    assert "first" in said
+    try:
+        wait_for(lambda: bool(list(store.glob("ledger/*.parquet"))), 120)
+    except AssertionError:
+        pytest.fail(job(["logs", "first"], head))
+    assert "stopped" in job(["stop", "first"], head)
+    begun = sum(counts["ok"] for counts in status(str(store))["accounts"].values())
+    assert 0 < begun < 80
+    wait_for(lambda: not (store / "lock.json").exists(), 30)
+    said = job(["submit", "--submission-id", "second", "--working-dir", str(ROOT), *entry], head)
+    assert "succeeded" in said, said
+    account = json.loads(next(line for line in said.splitlines() if line.startswith('{"run_id"')))
+    (counts,) = account["accounts"].values()
+    assert (counts["ok"], counts["pending"]) == (80, 0)
+    assert account["adds_up"]
