@@ -1,4 +1,4 @@
-"""Probe a corpus and predict a run: what `ray job submit -- python jobs/plan.py CONFIG ...` runs. Same words as `mmray plan`."""
+"""Probe a corpus and predict a run, as a Ray job: the words of `mmray plan`."""
 
 import sys
 

@@ -46,6 +46,8 @@ class Extractor(BaseModel):
     poolings: ClassVar[tuple[Pooling, ...]] = ("mean", "max", "mean+max", "first")
     # How and where it runs, never what it computes: left out of the identity.
     execution: ClassVar[frozenset[str]] = frozenset({"batch_size", "pooling", "weights", "model"})
+    # Of a descriptors table: its columns, and how each is pooled over a sample (features.summarised says how).
+    summary: ClassVar[dict[str, Literal["sum", "mean", "max", "energy"]]] = {}
     # Items (pictures, windows, texts) a CPU core does in a second, roughly: what `mmray plan` predicts with.
     cpu_items_per_s: ClassVar[float] = 50.0
     # The field that names the checkpoint ("weights" for a file, "model" for a folder), if there is one.

@@ -233,7 +233,7 @@ def representatives(thumbnails: Sequence[npt.NDArray[np.float32]], count: int) -
     Where fewer pictures differ, all that differ are taken and the last is repeated.
     """
     from sklearn.cluster import KMeans
-    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+    from threadpoolctl import threadpool_limits
 
     points = np.stack(thumbnails)
     _, distinct = np.unique(points, axis=0, return_index=True)

@@ -84,7 +84,7 @@ def _runs(ids: pa.ChunkedArray) -> tuple[list[str], np.ndarray[tuple[int], np.dt
 def _vectors(task: Task, pooling: str, rows: pa.Table) -> tuple[list[str], features.Matrix]:
     names, starts = _runs(rows["sample_id"])
     if task.extractor.kind == "descriptors":
-        rules: dict[str, str] = dict(task.extractor.summary)  # type: ignore[attr-defined]
+        rules = task.extractor.summary
         columns = {name: rows[name].to_numpy() for name in rules}
         weights = np.asarray(rows["duration_s"].to_numpy(), np.float64)
         return names, features.summarised(columns, starts, rules, weights)

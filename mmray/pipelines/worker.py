@@ -144,6 +144,5 @@ def checkpoint(task: Task) -> str | None:
 def schema(task: Task) -> pa.Schema:
     """Return the schema of a task's windows table."""
     extractor = task.extractor
-    columns = tuple(getattr(extractor, "summary", ()))
     dims = extractor.dims(task.path) if extractor.kind in {"embedding", "tags"} else {}
-    return windows.schema(str(extractor.kind), dims, columns)
+    return windows.schema(str(extractor.kind), dims, tuple(extractor.summary))

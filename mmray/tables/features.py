@@ -1,6 +1,6 @@
 """Feature tables: one row per sample, pooled from windows; and reading them back as a matrix."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -71,7 +71,10 @@ def class_vectors(
 
 
 def summarised(
-    columns: dict[str, Matrix], starts: npt.NDArray[np.int64], rules: dict[str, str], weights: npt.NDArray[np.float64]
+    columns: dict[str, Matrix],
+    starts: npt.NDArray[np.int64],
+    rules: Mapping[str, str],
+    weights: npt.NDArray[np.float64],
 ) -> Matrix:
     """Reduce named columns to one number each: ``sum``, ``max``, ``mean`` or ``energy`` (mean of dB as power).
 

@@ -28,7 +28,7 @@ AUDIOSET = {
     "rooster": "Chicken, rooster",
     "sea_waves": "Ocean",
 }
-DOG = {"Dog", "Bark", "Bow-wow", "Yip", "Howl", "Growling", "Whimper (dog)"}
+DOG = {"Domestic animals, pets", "Dog", "Bark", "Bow-wow", "Yip", "Howl", "Growling", "Whimper (dog)"}
 RAIN = {"Rain", "Raindrop", "Rain on surface", "Water"}
 
 
