@@ -106,8 +106,8 @@ def _demo_corpus(arguments: argparse.Namespace) -> tuple[int, dict[str, Any]]:
     from mmray import demo
 
     corpus = demo.make_corpus(Path(arguments.folder), arguments.seed)
-    about = {"folder": str(corpus.folder), "clips": corpus.clips, "descriptions": str(corpus.descriptions)}
-    return DONE, about | {"seed": arguments.seed}
+    about = {"folder": str(corpus.folder), "clips": len(corpus.clips), "descriptions": str(corpus.descriptions)}
+    return DONE, about | {"seed": arguments.seed, "made": corpus.made}
 
 
 def _manifest(arguments: argparse.Namespace) -> tuple[int, dict[str, Any]]:
@@ -183,9 +183,8 @@ def _models(arguments: argparse.Namespace) -> tuple[int, dict[str, Any]]:
 def _log_to_stderr(verbose: bool) -> None:
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
-    log.addHandler(handler)
+    log.handlers = [handler]
     log.setLevel(logging.DEBUG if verbose else logging.INFO)
-    log.propagate = False
 
 
 def _interrupt(*_: object) -> None:

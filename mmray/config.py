@@ -103,7 +103,7 @@ class ExtractConfig(BaseModel):
 
 def nearest(word: str, words: Any) -> str:
     """Return ``; did you mean 'x'?`` for the most similar of the words, or their list."""
-    words = list(words)
+    words = [str(one) for one in words]
     close = difflib.get_close_matches(word, words, n=1, cutoff=0.5)
     return f"; did you mean {close[0]!r}?" if close else f" (known: {', '.join(sorted(words))})"
 

@@ -26,6 +26,7 @@ from mmray.tables.store import Store, locked, open_store
 log = logging.getLogger(__name__)
 
 COMMIT_S = 2.0
+MERGE_FILES = 200
 
 
 def run(config: ExtractConfig, file: str = "configuration", limit: int | None = None) -> dict[str, Any]:
@@ -175,6 +176,7 @@ class Commit:
     def __init__(self, store: Store, name: str) -> None:
         self._store, self._name = store, name
         self._waiting: list[pa.Table] = []
+        self._own: list[tuple[str, pa.Table]] = []
         self._files = 0
         self._last = time.monotonic()
 
@@ -196,7 +198,16 @@ class Commit:
         known = flags.filter(pl.any_horizontal(pl.col(name).is_not_null() for name in plan.FLAGS))
         if not known.is_empty():
             self._store.write(known.unique().to_arrow(), "flags", f"part-{self._name}-{self._files:06d}.parquet")
-        ledger.append(self._store, results, self._name, self._files)
+        self._own.append((ledger.append(self._store, results, self._name, self._files), results))
+        if len(self._own) == MERGE_FILES:
+            self._merge()
+
+    def _merge(self) -> None:
+        """Put the last files of the ledger into one, so that a run of days leaves hundreds, not tens of thousands."""
+        own, self._own = self._own, []
+        self._files += 1
+        ledger.append(self._store, pa.concat_tables([rows for _, rows in own]), self._name, self._files)
+        storage.delete(uri for uri, _ in own)
 
 
 def _tidied(store: Store, run_id: str, state: State) -> State:

@@ -9,12 +9,13 @@ from dataclasses import dataclass
 
 from mmray.errors import Reason, SampleError
 from mmray.media.decode import Decoding, Outcome, decode
+from mmray.media.text import text
 from mmray.pipelines.begun import Key
-from mmray.specs import AnySpec, AudioSpec, FrameSpec, Item, Text, TextSpec
+from mmray.specs import AnySpec, AudioSpec, FrameSpec, Item, TextSpec
 
 log = logging.getLogger(__name__)
 
-QUEUE_ITEMS = 32  # of one segment: at 640 px 40 MB
+QUEUE_BYTES = 64 * 2**20  # of decoded items of one segment: 54 pictures of 640 px
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +47,7 @@ class Feed:
 
     def __init__(self, segment: Segment, specs: Sequence[AnySpec]) -> None:
         self.segment = segment
-        self._queue: queue.Queue[tuple[AnySpec, Item] | BaseException | None] = queue.Queue(QUEUE_ITEMS)
+        self._queue: queue.Queue[tuple[AnySpec, Item] | BaseException | None] = queue.Queue(places(specs))
         self._decoding = self._open(specs)
         threading.Thread(target=self._fill, name=f"decode {segment.sample_id}", daemon=True).start()
 
@@ -75,7 +76,7 @@ class Feed:
 
     def _texts(self) -> Iterator[tuple[AnySpec, Item]]:
         if self.segment.text is not None:
-            yield TextSpec(), Text(self.segment.text)
+            yield TextSpec(), text(self.segment.text)
 
     def __iter__(self) -> Iterator[tuple[AnySpec, Item]]:
         while (got := self._queue.get()) is not None:
@@ -118,6 +119,12 @@ class Feed:
         """Return the flags silent, black and frozen."""
         found = self._decoding.flags if self._decoding else None
         return {name: getattr(found, name, None) for name in ("silent", "black", "frozen")}
+
+
+def places(specs: Sequence[AnySpec]) -> int:
+    """Return how many items may wait, by the size of the largest: memory is bounded whatever the medium's length."""
+    pictures = [spec.side_px**2 * spec.channels for spec in specs if isinstance(spec, FrameSpec)]
+    return min(64, max(2, QUEUE_BYTES // max(pictures, default=2**20)))
 
 
 def absent(spec: AnySpec) -> Outcome:

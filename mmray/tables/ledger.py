@@ -3,7 +3,8 @@
 Of several rows for one key the winner has the highest attempt, then the latest run_id.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import polars as pl
@@ -43,14 +44,17 @@ def parts(store: Store) -> list[str]:
     return [entry.uri for entry in storage.files(store.path("ledger"), ".parquet")]
 
 
-def append(store: Store, rows: pa.Table, run_id: str, sequence: int) -> None:
-    """Commit rows: one new file, in one step."""
-    store.write(rows.select(SCHEMA.names).cast(SCHEMA), "ledger", f"part-{run_id}-{sequence:06d}.parquet")
+def append(store: Store, rows: pa.Table, run_id: str, sequence: int) -> str:
+    """Commit rows: one new file, in one step; returns its URI."""
+    name = f"part-{run_id}-{sequence:06d}.parquet"
+    store.write(rows.select(SCHEMA.names).cast(SCHEMA), "ledger", name)
+    return store.path("ledger", name)
 
 
-def read(store: Store, uris: Iterable[str] | None = None) -> pl.DataFrame:
+def read(store: Store) -> pl.DataFrame:
     """Return the winning row of every key."""
-    tables = [read_parquet(uri) for uri in (parts(store) if uris is None else uris)]
+    with ThreadPoolExecutor(16) as pool:
+        tables = list(pool.map(read_parquet, parts(store)))
     table = pa.concat_tables(tables) if tables else SCHEMA.empty_table()
     return winners(as_polars(table))
 
