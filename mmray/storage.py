@@ -50,6 +50,11 @@ def parent(uri: str) -> str:
     return uri.rpartition("/")[0] if is_remote(uri) else str(local_path(uri).parent)
 
 
+def absolute(uri: str) -> str:
+    """Return a URI that means the same in every process of this machine."""
+    return uri if is_remote(uri) else str(local_path(uri).absolute())
+
+
 def anchored(uri: str, base: str) -> str:
     """Return ``uri``, taken as relative to the folder ``base`` unless it is absolute or a URL."""
     if is_remote(uri) or uri.startswith("file://") or Path(uri).is_absolute():

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from av.audio.resampler import AudioResampler
 
 from mmray.errors import Reason, SampleError
+from mmray.media.blocks import SoundDecoder
 from mmray.media.duration import container_s
 from mmray.media.source import DISCONTINUOUS, Packet, Source, stream_start
 from mmray.media.timeline import RESTART_S, Timeline
@@ -102,6 +103,7 @@ class AudioTrack:
         self.damage: Reason | None = None
         self.peak: float | None = None
         self._source, self._sought = source, sought
+        self._decoder = SoundDecoder(source, stream, sought)
         self._start_s, self._stop_s, self._offset_s = start_s, stop_s, offset_s
         # Time from the medium's start: samples are counted from there, the sample's offset is taken off as samples.
         self._time = Timeline(source, stream, 0.0, source.format in DISCONTINUOUS)
@@ -121,7 +123,7 @@ class AudioTrack:
 
     def feed(self, packet: Packet) -> Iterator[tuple[AudioSpec, Wave]]:
         """Decode a packet and return the windows that are complete."""
-        frames, fault = self._source.decode(self.stream, packet)
+        frames, fault = self._decoder.decode(packet)
         if fault and not (packet.pts is not None and self._time.at(packet.pts) - self._offset_s < self._start_s):
             self.damage = fault
         for frame in frames:
@@ -131,7 +133,7 @@ class AudioTrack:
         """Return what decoder and resamplers still hold, and the windows that the sound fills in part."""
         self.ended = ended and not self.done
         if self.ended:
-            frames, fault = self._source.decode(self.stream, None)
+            frames, fault = self._decoder.decode(None)
             self.damage = fault or self.damage
             for frame in frames:
                 yield from self._arrived(frame)

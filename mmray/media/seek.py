@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
+from mmray.media.blocks import counts_samples, in_blocks, preroll_s
 from mmray.media.source import MATROSKA, MOV, Source, stream_start
 
 # Matroska writes whole milliseconds: a frame that is due within one counts as shown.
@@ -11,8 +12,7 @@ TOLERANCE_S = 1e-3
 LOOK_PACKETS = 64  # at most so many leading pictures follow a key frame
 # A deinterlaced frame needs the frame before it: seek so much earlier.
 DEINTERLACE_S = 0.25
-# Decoders whose memory does not outlast the pre-roll (measured: under 1e-5). AAC is not one: it fills bands with noise
-# from a generator that runs on from the start of the stream, and entered in the middle differs by up to 0.015.
+# Decoders whose memory does not outlast the pre-roll (measured: under 1e-5). AAC is not one: it is entered at blocks.
 EXACT_SOUND = frozenset({"flac", "alac", "mp3", "opus"})
 PCM_FORMATS = frozenset({"wav", "w64", "aiff", "au", "caf"})
 SEEKABLE = frozenset({MOV, MATROSKA})
@@ -142,11 +142,11 @@ def frames_before(source: Source, stream: Any, key: Key, start_s: float) -> int 
 
 def to_sound(source: Source, stream: Any, need_s: float) -> bool:
     """Place the source before ``need_s``; False where timestamps do not tell the very sample that counting would."""
-    rate = stream.codec_context.sample_rate
-    if not rate or (Fraction(rate) * stream.time_base).denominator != 1:
+    if not counts_samples(stream):
         return False
     name = stream.codec_context.codec.canonical_name
-    if not (name.startswith("pcm_") or name in EXACT_SOUND):
+    blocks = in_blocks(source, stream)
+    if not (name.startswith("pcm_") or name in EXACT_SOUND or blocks):
         return False
     if source.format in PCM_FORMATS:
         return name.startswith("pcm_") and _arrive(source, stream, need_s)
@@ -161,7 +161,32 @@ def to_sound(source: Source, stream: Any, need_s: float) -> bool:
     length = entries[2].timestamp - entries[1].timestamp
     if not name.startswith("pcm_") and entries[at].timestamp - entries[0].timestamp != at * length:
         return False
-    return _arrive(source, stream, need_s)
+    return _to_block(source, stream, need_s) if blocks else _arrive(source, stream, need_s)
+
+
+def _to_block(source: Source, stream: Any, need_s: float) -> bool:
+    """Place the source before the pre-roll of the block ``need_s`` lies in; behind the end, of the last block."""
+    end_s = stream.index_entries[-1].timestamp * stream.time_base - source.zero
+    # Of the last block at least a second must be there: a stream that gave no sound at all would count as broken.
+    from_s = preroll_s(min(Fraction(need_s), end_s - 1))
+    return from_s is not None and _starts_as_said(source, stream) and _arrive(source, stream, from_s)
+
+
+def _starts_as_said(source: Source, stream: Any) -> bool:
+    """Tell whether the first frame, from which samples are counted, lies where the header says.
+
+    It does not where the header knows nothing of SBR: priming is then cut off by half.
+    """
+    rate_hz = stream.codec_context.sample_rate
+    for _ in range(LOOK_PACKETS):
+        if (packet := source.read()) is None:
+            break
+        frames, _ = source.decode(stream, packet)
+        if frames:
+            first = frames[0]
+            start_s = first.pts * first.time_base if first.pts is not None else None
+            return bool(first.sample_rate == rate_hz and start_s == stream_start(stream))
+    return False
 
 
 def _arrive(source: Source, stream: Any, need_s: float) -> bool:

@@ -217,11 +217,14 @@ class Source:
         self._restart()
         return True
 
-    def decode(self, stream: Any, packet: Packet | None) -> tuple[list[Any], Reason | None]:
-        """Decode a packet (None: what the decoder still holds) to frames, and what was wrong with it."""
+    def decode(self, stream: Any, packet: Packet | None, decoder: Any = None) -> tuple[list[Any], Reason | None]:
+        """Decode a packet (None: what the decoder still holds) to frames, and what was wrong with it.
+
+        ``decoder``: another one than the stream's own.
+        """
         try:
             with self._listening(stream.index):
-                return stream.codec_context.decode(packet), None
+                return (decoder or stream.codec_context).decode(packet), None
         except av.FFmpegError as error:
             return [], reason_of(error)
 
@@ -238,8 +241,13 @@ def prepare(stream: Any) -> None:
         raise SampleError(Reason.UNSUPPORTED, f"no decoder for {stream.type} stream {stream.index}")
     if stream.type == "video":
         check_size(stream.codec_context.width, stream.codec_context.height)
-    stream.codec_context.thread_type = "NONE"
-    stream.codec_context.thread_count = 1
+    single_threaded(stream.codec_context)
+
+
+def single_threaded(decoder: Any) -> None:
+    """Let a decoder that is not open yet decode in the calling thread."""
+    decoder.thread_type = "NONE"
+    decoder.thread_count = 1
 
 
 def check_size(width: int, height: int) -> None:

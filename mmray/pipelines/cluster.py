@@ -9,6 +9,7 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
+from mmray import storage
 from mmray.config import Resources
 from mmray.errors import ConfigError
 
@@ -28,7 +29,6 @@ def connected() -> Iterator[Any]:
         "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
         "RAY_DEDUP_LOGS": "0",
-        "RAY_AUTH_MODE": "token",  # Ray's default, said aloud: otherwise it warns at every start
         "RAY_BACKEND_LOG_LEVEL": "fatal",  # its C++ side logs restartable actors as errors (ray issue 53727)
     }
     for name, value in defaults.items():
@@ -49,7 +49,8 @@ def connected() -> Iterator[Any]:
 
 def _init(ray: Any) -> None:
     on_sigterm = signal.getsignal(signal.SIGTERM)
-    options: dict[str, Any] = {"logging_level": logging.WARNING, "log_to_driver": log.isEnabledFor(logging.DEBUG)}
+    # ERROR: Ray warns at every start that its token authentication, which is on by default, is on.
+    options: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": log.isEnabledFor(logging.DEBUG)}
     if address := os.environ.get("RAY_ADDRESS"):
         log.info("using the Ray cluster at %s", address)
         ray.init(address=address, **options)
@@ -69,6 +70,28 @@ def _quiet() -> None:
     context.print_on_execution_start = False
     for name in ("ray.data", "ray.data._internal"):
         logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def check_shared(ray: Any, store: str, witness: str) -> None:
+    """Refuse a relative store, or one on a disk of a single node, where there are several nodes.
+
+    Each would write its own. ``store`` is as configured; ``witness`` is a file of it that every node must see.
+    """
+    nodes = [node["NodeID"] for node in ray.nodes() if node["Alive"]]
+    if storage.is_remote(store) or len(nodes) < 2:
+        return
+    mend = "give a URL (s3://...) or a folder on a file system that all nodes mount"
+    if storage.absolute(store) != str(storage.local_path(store)):
+        raise ConfigError(
+            f"store: {store!r} is relative, and each of the {len(nodes)} nodes would take it its own way; {mend}"
+        )
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    look = ray.remote(num_cpus=0)(storage.exists)
+    on = [NodeAffinitySchedulingStrategy(node, soft=False) for node in nodes]
+    seen = ray.get([look.options(scheduling_strategy=strategy).remote(witness) for strategy in on])
+    if not all(seen):
+        raise ConfigError(f"store: {store} is not there on {seen.count(False)} of {len(nodes)} nodes; {mend}")
 
 
 def pool_size(ray: Any, resources: Resources, batches: int) -> tuple[int, int, float]:

@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from mmray import provenance, storage
 from mmray.config import ExtractConfig
-from mmray.errors import ConfigError, MmrayError
+from mmray.errors import MmrayError
 from mmray.pipelines import begun, cluster, plan, pool, record, tidy, work
 from mmray.pipelines.console import Progress
 from mmray.pipelines.job import Task
@@ -35,8 +35,7 @@ def run(config: ExtractConfig, file: str = "configuration", limit: int | None = 
     run_id = provenance.new_run_id()
     samples = manifest.read(config.manifest)
     tasks = build_tasks(config.extractors, file, samples.column_names)
-    _check_store(config, file)
-    store = open_store(config.store, create=True)
+    store = open_store(storage.absolute(config.store), create=True)
     with locked(store, run_id) as note:
         if note:
             log.warning("%s", note)
@@ -76,18 +75,6 @@ def adds_up(account: dict[str, Any]) -> bool:
     )
 
 
-def _check_store(config: ExtractConfig, file: str) -> None:
-    """Refuse a store that other nodes of a cluster would not see."""
-    on_cluster = os.environ.get("RAY_ADDRESS") and not storage.is_remote(config.store)
-    if on_cluster and not os.path.isabs(config.store):  # noqa: PTH117 — a URI, not a path
-        with cluster.connected() as ray:
-            if len([node for node in ray.nodes() if node["Alive"]]) > 1:
-                raise ConfigError(
-                    f"{file}: store: {config.store!r} is relative, and the cluster has several nodes that would each "
-                    "write their own; give a URL (s3://...) or an absolute path on a shared file system"
-                )
-
-
 def _announce(tasks: Sequence[Task]) -> None:
     for task in tasks:
         if task.fingerprint and task.fingerprint.startswith("random:"):
@@ -97,6 +84,7 @@ def _announce(tasks: Sequence[Task]) -> None:
 def _work(store: Store, run_id: str, config: ExtractConfig, state: State, chosen: pl.DataFrame) -> State:
     """Probe what is new, then run the pools one after the other."""
     with cluster.connected() as ray:
+        cluster.check_shared(ray, config.store.rstrip("/"), store.path("store.json"))
         state = probed(ray, store, config, state, chosen)
         pools = config.pools or (tuple(task.as_ for task in state.tasks),)
         for number, names in enumerate(pools):
@@ -104,8 +92,10 @@ def _work(store: Store, run_id: str, config: ExtractConfig, state: State, chosen
             pending = replace(state, media=chosen, tasks=members).pending
             commit = Commit(store, f"{run_id}-{number}")
             _run_pool(ray, store, run_id, config, members, list(work.batches(pending, members, state.rows)), commit)
-        rows = ledger.read(store)
-    return replace(state, rows=rows)
+    state = replace(state, rows=ledger.read(store))
+    if left := replace(state, media=chosen).pending.height:
+        raise MmrayError(f"{left} results never came back from Ray; the same command goes on from here")
+    return state
 
 
 def _run_pool(

@@ -4,7 +4,7 @@ from typing import Any
 
 import polars as pl
 
-from mmray import provenance
+from mmray import provenance, storage
 from mmray.config import ExtractConfig
 from mmray.pipelines import cluster, plan, predict
 from mmray.pipelines.job import Task
@@ -18,7 +18,7 @@ def run(config: ExtractConfig, file: str = "configuration") -> dict[str, Any]:
     """Probe all media, write the segment table, predict core hours, bytes and failures of what is pending."""
     samples = manifest.read(config.manifest)
     tasks = build_tasks(config.extractors, file, samples.column_names)
-    store = open_store(config.store, create=True)
+    store = open_store(storage.absolute(config.store), create=True)
     with locked(store, provenance.new_run_id()):
         _, state = look(store, samples, tasks)
         if not plan.unplanned(state.media, state.segments).is_empty():

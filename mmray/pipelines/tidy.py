@@ -37,6 +37,8 @@ def windows_and_ledger(store: Store, run_id: str, rows: pl.DataFrame) -> pl.Data
     ledger's rows whole. Returns the ledger's rows with the parts as they are now.
     """
     old = ledger.parts(store)
+    kept_rows = ledger.current(rows)
+    dropped, rows = rows.height > kept_rows.height, kept_rows
     existing = [entry.uri for entry in storage.files(store.path("windows"), ".parquet")]
     named = rows.filter(pl.col("part").is_not_null())
     owners = {part[0]: frame for part, frame in named.partition_by("part", as_dict=True).items()}
@@ -53,7 +55,7 @@ def windows_and_ledger(store: Store, run_id: str, rows: pl.DataFrame) -> pl.Data
             write_parquet(read_parquet(uri).filter(pc.equal(mask.to_arrow().cast(pa.bool_()), True)), store.path(new))
             renamed[part] = new
     rows = rows.with_columns(pl.col("part").replace(renamed))
-    if renamed or len(old) > 1:
+    if renamed or dropped or len(old) > 1:
         ledger.compact(store, rows, old, run_id)
     kept = {store.path(renamed.get(part, part)) for part in owners}
     if orphans := [uri for uri in existing if uri not in kept]:

@@ -1,8 +1,7 @@
 """Feature tables: one row per sample, pooled from windows; and reading them back as a matrix."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -18,8 +17,7 @@ from mmray.tables.store import Store, open_store
 Matrix = npt.NDArray[np.float32]
 
 
-@dataclass(frozen=True, slots=True)
-class Features:
+class Features(NamedTuple):
     """One extractor's matrix: ``matrix`` float32 (samples, dim), with ids and labels (None where there are none)."""
 
     ids: list[str]

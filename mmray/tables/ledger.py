@@ -71,6 +71,14 @@ def winners(rows: pl.DataFrame) -> pl.DataFrame:
     return rows.sort("attempt", "run_id", "part", nulls_last=False).unique(KEY, keep="last", maintain_order=True)
 
 
+def current(rows: pl.DataFrame) -> pl.DataFrame:
+    """Drop the rows of a source that has changed since: a shorter file leaves segments nobody does again."""
+    latest = rows.sort("run_id", "attempt").unique(["sample_id", "extractor"], keep="last")
+    return rows.join(
+        latest.select("sample_id", "extractor", "input"), on=["sample_id", "extractor", "input"], how="semi"
+    )
+
+
 def compact(store: Store, rows: pl.DataFrame, old: Sequence[str], run_id: str) -> None:
     """Replace the files ``old`` by one with the winning rows; a crash in between leaves doubles, never a gap."""
     new = store.path("ledger", f"part-{run_id}-compact.parquet")

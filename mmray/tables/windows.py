@@ -32,7 +32,8 @@ def schema(kind: str, dims: Mapping[str, int], columns: Sequence[str] = ()) -> p
     if kind == "detections":
         return pa.schema([*HEAD, *DETECTION])
     vectors = [(name, pa.list_(pa.float32(), length)) for name, length in dims.items()]
-    return pa.schema([*HEAD, *vectors, *((name, pa.float32()) for name in columns)])
+    numbers = [(name, pa.float64() if name.endswith("_s") else pa.float32()) for name in columns]
+    return pa.schema([*HEAD, *vectors, *numbers])
 
 
 def table(rows: Rows, sample_id: str, segment: int, run_id: str, schema: pa.Schema) -> pa.Table:

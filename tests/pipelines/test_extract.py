@@ -117,7 +117,7 @@ def test_a_changed_source_is_redone_and_status_says_so(
 
     write_parquet(manifest.gather([str(media)])[0], str(tmp_path / "m.parquet"))
     config = {"manifest": str(tmp_path / "m.parquet"), "store": str(tmp_path / "store")}
-    config |= {"extractors": [{"name": "pixels", "side_px": 8}]}
+    config |= {"extractors": [{"name": "pixels", "side_px": 8}], "segment_s": 0.96}
     before = mmray.extract(config)
     victim = media / f"0{ones[0].suffix}"
     victim.write_bytes(ones[0].read_bytes() + b"\0")
@@ -129,7 +129,13 @@ def test_a_changed_source_is_redone_and_status_says_so(
     assert after["accounts"] == before["accounts"]
     frame = pl.read_parquet(f"{config['store']}/ledger/*.parquet")
     redone = frame.filter(pl.col("run_id") == after["run_id"])["sample_id"].to_list()
-    assert redone == [victim.name]
+    assert set(redone) == {victim.name}
+    assert verify(config["store"])["ok"]
+    victim.write_bytes(b"")
+    (about,) = mmray.extract(config)["accounts"].values()
+    assert about["reasons"] == {"empty": 1}
+    assert victim.name not in rows(config["store"], "pixels")["sample_id"].to_list()
+    assert victim.name not in mmray.load(config["store"], "pixels").ids
     assert verify(config["store"])["ok"]
 
 
@@ -294,3 +300,27 @@ def test_a_typo_ends_with_code_two_and_no_traceback(tmp_path: Path) -> None:
     assert str(config) in done.stderr
     assert "did you mean 'store'?" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_store_that_other_nodes_would_not_see_is_refused(tmp_path: Path) -> None:
+    code = """
+import os, sys
+from ray.cluster_utils import Cluster
+from mmray.cli import main
+cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+cluster.add_node(num_cpus=1)
+os.environ["RAY_ADDRESS"] = cluster.address
+code = main(["extract", sys.argv[1]])
+cluster.shutdown()
+sys.exit(code)
+"""
+    (tmp_path / "m.csv").write_text("sample_id,uri\na,a.mp4\n")
+    config = {"manifest": "m.csv", "store": "out", "extractors": [{"name": "pixels"}]}
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(config))
+    command = [sys.executable, "-c", code, "run.yaml"]
+    environment = {**os.environ, "RAY_AUTH_MODE": "disabled"}
+    done = subprocess.run(
+        command, cwd=tmp_path, capture_output=True, text=True, check=False, env=environment, timeout=120
+    )
+    assert done.returncode == 2, done.stderr
+    assert "'out' is relative" in done.stderr
