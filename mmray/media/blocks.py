@@ -1,10 +1,10 @@
 """AAC in blocks of 96 s, each decoded by a fresh decoder: sound entered in the middle is that of the whole.
 
-FFmpeg's AAC decoder fills bands with noise (PNS) from a generator that runs on from its first packet; entered in the
-middle it differs by up to 0.015 in usual sound and 0.4 in loud noise. So the numbers are tied to a grid that does not
-depend on where decoding began: blocks start at whole multiples of ``BLOCK_S`` from time 0 of the medium, and the decoder
-of each is fed from ``PREROLL_S`` before it. Decoders change between packets, each of which gives its frame at once: no
-sample is added or lost. A stream's first block is what a plain decode gives.
+FFmpeg's AAC decoder fills bands with noise (PNS) from a generator that runs on from its first packet: entered in the
+middle, usual sound differs by up to 0.015 and loud noise by 0.4. So the numbers are tied to a grid that does not depend
+on where decoding began: blocks start at whole multiples of ``BLOCK_S`` from time 0 of the medium, and the decoder of
+each is fed from ``PREROLL_S`` before it. Decoders change between packets, each of which gives its frame at once: no
+sample is added or lost. The first block of a stream is what a plain decode gives.
 """
 
 from collections import deque

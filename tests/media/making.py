@@ -54,6 +54,7 @@ def make(
     sound_codec: str = "flac",
     rate_hz: int = 16_000,
     sound_start: int = 0,
+    sound_options: dict[str, str] | None = None,
     rotation: tuple[float, bool, bool] | None = None,
     aspect: Fraction | None = None,
     muxing: dict[str, str] | None = None,
@@ -72,7 +73,7 @@ def make(
                 video.set_display_rotation(rotation[0], hflip=rotation[1], vflip=rotation[2])
             streams.append(_pictures(video, frames, pts or range(len(frames)), fps))
         if sound is not None:
-            audio: Any = output.add_stream(sound_codec, rate=rate_hz)
+            audio: Any = output.add_stream(sound_codec, rate=rate_hz, options=sound_options)
             audio.layout = "mono" if len(sound) == 1 else "stereo"
             streams.append(_sounds(audio, sound, rate_hz, sound_start))
         packets = sorted((p for stream in streams for p in stream), key=lambda p: float(p.dts * p.time_base))

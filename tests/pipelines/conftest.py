@@ -41,14 +41,16 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Record nine clips of the demo corpus (several containers) and three awkward files."""
+    """Record nine clips of the demo corpus (several containers) and four awkward files."""
     folder = tmp_path_factory.mktemp("clips")
-    recordings = [one for one in demo.plan(0) if "awkward" not in one.clip.file]
+    planned = demo.plan(0)
+    recordings = [one for one in planned if "awkward" not in one.clip.file]
     for recording in recordings[::3]:
         path = folder / recording.clip.file
         path.parent.mkdir(parents=True, exist_ok=True)
         demo.record(recording, path)
     whole = next(folder.rglob("*.mp4")).read_bytes()
+    demo.record(next(one for one in planned if one.clip.file == "awkward/black.mp4"), folder / "black.mp4")
     (folder / "empty.mp4").write_bytes(b"")
     (folder / "cut off.mp4").write_bytes(whole[: len(whole) // 2])
     (folder / "näme 'x' 日本 🎬.mp4").write_bytes(whole)

@@ -41,6 +41,14 @@ def test_every_sample_is_accounted_for_and_nothing_is_done_twice(
     assert status(str(store))["accounts"] == account["accounts"]
     assert len(list((store / "ledger").iterdir())) == 1
     assert not list((store / "begun").iterdir())
+    flags = {row["sample_id"]: row for row in pl.read_parquet(store / "segments.parquet").to_dicts()}
+    assert (flags["black.mp4"]["black"], flags["black.mp4"]["frozen"], flags["black.mp4"]["silent"]) == (
+        True,
+        True,
+        False,
+    )
+    assert [name for name, row in flags.items() if row["black"]] == ["black.mp4"]
+    assert flags["empty.mp4"]["problem"].startswith("empty")
     written = {path: path.stat().st_mtime_ns for path in store.rglob("*.parquet")}
     again = extract()
     assert again["nothing_to_do"]
@@ -133,7 +141,7 @@ def test_a_changed_source_is_redone_and_status_says_so(
     assert verify(config["store"])["ok"]
     victim.write_bytes(b"")
     (about,) = mmray.extract(config)["accounts"].values()
-    assert about["reasons"] == {"empty": 1}
+    assert about["reasons"]["empty"] == 1
     assert victim.name not in rows(config["store"], "pixels")["sample_id"].to_list()
     assert victim.name not in mmray.load(config["store"], "pixels").ids
     assert verify(config["store"])["ok"]
