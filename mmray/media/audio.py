@@ -27,6 +27,7 @@ JITTER_S = 0.1
 PREROLL_S = 1.0
 SILENCE = 10 ** (-60 / 20)  # -60 dB of full scale: below the dither and noise of any recorded room
 LOUDEST = 1e6  # beyond is damage, as NaN is
+DTYPES = {"u8": np.uint8, "s16": np.int16, "s32": np.int32, "flt": np.float32, "dbl": np.float64}
 SCALES = {"u8": 2.0**-7, "s16": 2.0**-15, "s32": 2.0**-31, "flt": 1.0, "dbl": 1.0}
 BATCH_S = 0.5  # samples that go through the resampler at once
 
@@ -204,9 +205,7 @@ class AudioTrack:
         kind = frame.format.name.removesuffix("p")
         if kind not in SCALES:
             raise SampleError(Reason.UNSUPPORTED, f"samples of format {frame.format.name}")
-        samples: Mono = frame.to_ndarray().astype(np.float32)
-        if not frame.format.is_planar:
-            samples = samples.reshape(-1, frame.layout.nb_channels).T
+        samples = _channels(frame, DTYPES[kind])
         samples = (samples - 128 if kind == "u8" else samples) * np.float32(SCALES[kind])
         if kind in ("flt", "dbl") and not (sane := np.abs(samples) < LOUDEST).all():
             samples = np.where(sane, samples, 0)
@@ -214,6 +213,20 @@ class AudioTrack:
             self._source.note(self.stream.index, "the sound holds samples that are not numbers; they count as 0")
         mono: Mono = samples[0] if len(samples) == 1 else samples.mean(axis=0, dtype=np.float32)
         return mono
+
+
+def _channels(frame: av.AudioFrame, dtype: npt.DTypeLike) -> Mono:
+    """Return the samples as they are, float32 (channels, samples).
+
+    ``frame.to_ndarray`` and ``frame.planes`` of PyAV 18.1 run past the last of 8 or more planes, into memory that is
+    not the frame's: 7.1 sound would end the process.
+    """
+    channels = frame.layout.nb_channels
+    if not frame.format.is_planar:
+        packed = np.frombuffer(frame.planes[0], dtype, count=frame.samples * channels)
+        return packed.reshape(-1, channels).T.astype(np.float32)
+    planes = [np.frombuffer(plane, dtype, count=frame.samples) for plane in frame.planes[:channels]]
+    return np.stack(planes).astype(np.float32)
 
 
 def _period(in_rate_hz: int, out_rate_hz: int) -> int:

@@ -48,6 +48,8 @@ class Progress:
     def settle(self) -> None:
         """Fix the outcome: what decoding said, unless the model said worse."""
         assert self.decoded is not None
+        if len(self.tables) > 1:
+            self.tables = [pa.concat_tables(self.tables).combine_chunks()]
         self.outcome = self.decoded
         if self.error is not None:
             status = "partial" if self.tables else self.error.status
@@ -63,6 +65,7 @@ class Batch:
     ) -> None:
         self._extract, self._tasks, self._schemas, self._run_id = extract, tasks, schemas, run_id
         self._queues: list[list[tuple[Progress, Item | Gathered]]] = [[] for _ in tasks]
+        self._weights = [0 for _ in tasks]
         self.unfinished: list[Progress] = []
         self.finished: list[Progress] = []
 
@@ -109,19 +112,20 @@ class Batch:
         self.unfinished = [progress for progress in self.unfinished if progress.outcome is None]
 
     def _add(self, progress: Progress, item: Item | Gathered) -> None:
-        waiting = self._queues[progress.task]
-        waiting.append((progress, item))
+        self._queues[progress.task].append((progress, item))
+        self._weights[progress.task] += weight(item)
         progress.waiting += 1
-        if sum(weight(one) for _, one in waiting) >= self._tasks[progress.task].extractor.batch_size:
+        if self._weights[progress.task] >= self._tasks[progress.task].extractor.batch_size:
             self._flush(progress.task)
 
     def _flush(self, place: int) -> None:
-        waiting, self._queues[place] = self._queues[place], []
+        waiting, total = self._queues[place], self._weights[place]
+        self._queues[place], self._weights[place] = [], 0
         if not waiting:
             return
         started = time.perf_counter()
         results = list(answers(self._extract[place], [item for _, item in waiting]))
-        seconds = (time.perf_counter() - started) / sum(weight(item) for _, item in waiting)
+        seconds = (time.perf_counter() - started) / total
         for (progress, item), result in zip(waiting, results, strict=True):
             progress.waiting -= 1
             progress.model_s += seconds * weight(item)

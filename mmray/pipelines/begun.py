@@ -4,6 +4,7 @@ An actor keeps one small file under STORE/begun. A file whose owner died stays b
 segment is an attempt of that segment; one that names several makes them suspects, which then run alone.
 """
 
+import contextlib
 import faulthandler
 import json
 import os
@@ -65,8 +66,7 @@ class Begun:
         self._store = store
         self._timeout_s = timeout_s
         self.name = f"{run_id}-{uuid.uuid4().hex[:12]}"
-        self._words_path = Path(tempfile.gettempdir()) / f"mmray-{self.name}.txt"
-        self._words = self._words_path.open("w")
+        self._words = _words_file(self.name).open("w")
         faulthandler.enable(self._words)
 
     def set(self, keys: Sequence[Key]) -> None:
@@ -75,7 +75,6 @@ class Begun:
             "segments": sorted(keys),
             "node": socket.gethostname(),
             "pid": os.getpid(),
-            "words": str(self._words_path),
             "at": time.time(),
         }
         storage.put(self._path, json.dumps(about, ensure_ascii=False).encode())
@@ -91,6 +90,17 @@ class Begun:
         return self._store.path("begun", f"{self.name}.json")
 
 
+def _words_file(name: str) -> Path:
+    """Return where an actor's last words go on its node; words of an earlier week are thrown away."""
+    folder = Path(tempfile.gettempdir()) / f"mmray-{os.getuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    for old in folder.glob("*.txt"):
+        with contextlib.suppress(FileNotFoundError):  # another actor was faster
+            if time.time() - old.stat().st_mtime > 7 * 86_400:
+                old.unlink()
+    return folder / f"{name}.txt"
+
+
 def leftovers(store: Store) -> list[Leftover]:
     """Read what dead actors (and those at work right now) have named."""
     found = []
@@ -100,7 +110,8 @@ def leftovers(store: Store) -> list[Leftover]:
         except FileNotFoundError:
             continue  # its owner has just finished
         keys = frozenset((str(s), str(c), int(n), str(i)) for s, c, n, i in about["segments"])
-        found.append(Leftover(keys, _last_words(about), _is_dead(about)))
+        name = Path(entry.uri).stem
+        found.append(Leftover(keys, _last_words(about, name), _is_dead(about)))
     return found
 
 
@@ -116,11 +127,11 @@ def _is_dead(about: dict[str, Any]) -> bool:
     return False
 
 
-def _last_words(about: dict[str, Any]) -> str:
+def _last_words(about: dict[str, Any], name: str) -> str:
     if about["node"] != socket.gethostname():
         return ""
     try:
-        lines = Path(about["words"]).read_text(errors="replace").splitlines()
+        lines = _words_file(name).read_text(errors="replace").splitlines()
     except OSError:
         return ""
     return " | ".join(line.strip() for line in lines[:12])

@@ -75,10 +75,10 @@ def _task(entry: Entry, where: str, file: str, columns: Sequence[str]) -> Task:
     if extractor.checkpoint is not None:
         try:
             found = weights.resolve(getattr(extractor, extractor.checkpoint))
+            path, fingerprint = str(found.path), found.fingerprint
+            extractor = extractor.resolved(path)
         except ConfigError as error:
             raise ConfigError(f"{file}: {where}.{extractor.checkpoint}: {error}") from None
-        path, fingerprint = str(found.path), found.fingerprint
-        extractor = extractor.resolved(path)
     number = provenance.fingerprint(identity(extractor, fingerprint))
     return Task(entry.as_, f"{extractor.name}-{number}", extractor, path, fingerprint)
 

@@ -105,7 +105,10 @@ def _pace(rows: pl.DataFrame, accounts: dict[str, dict[str, Any]]) -> dict[str, 
 
 
 def retry(uri: str, reason: str) -> dict[str, Any]:
-    """Put the segments that ended with a reason back in the queue; the next run takes them up."""
+    """Put the segments that ended with a reason back in the queue; the next run takes them up.
+
+    Rows they have stay, and do not count, until the next run replaces them.
+    """
     if reason not in list(Reason):
         raise ConfigError(f"--reason {reason}: no such reason{nearest(reason, list(Reason))}")
     store = open_store(uri)
@@ -117,8 +120,6 @@ def retry(uri: str, reason: str) -> dict[str, Any]:
             pending = back.with_columns(
                 pl.lit("pending").alias("status"),
                 pl.col("attempt") + 1,
-                pl.lit(0, pl.Int32).alias("rows"),
-                pl.lit(None, pl.String).alias("part"),
                 pl.lit(run_id).alias("run_id"),
                 pl.lit(datetime.now(UTC)).cast(pl.Datetime("us", "UTC")).alias("at"),
             )

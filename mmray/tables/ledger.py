@@ -3,6 +3,7 @@
 Of several rows for one key the winner has the highest attempt, then the latest run_id.
 """
 
+import contextlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -11,6 +12,7 @@ import polars as pl
 import pyarrow as pa
 
 from mmray import storage
+from mmray.errors import MmrayError
 from mmray.tables.store import Store, read_parquet
 
 SCHEMA = pa.schema(
@@ -53,8 +55,12 @@ def append(store: Store, rows: pa.Table, run_id: str, sequence: int) -> str:
 
 def read(store: Store) -> pl.DataFrame:
     """Return the winning row of every key."""
-    with ThreadPoolExecutor(16) as pool:
-        tables = list(pool.map(read_parquet, parts(store)))
+    for _ in range(3):
+        with ThreadPoolExecutor(16) as pool, contextlib.suppress(FileNotFoundError):
+            tables = list(pool.map(read_parquet, parts(store)))
+            break
+    else:  # a run at work merged files away three times while they were read
+        raise MmrayError(f"{store.uri}: the ledger changes too fast to be read; try again")
     table = pa.concat_tables(tables) if tables else SCHEMA.empty_table()
     return winners(as_polars(table))
 

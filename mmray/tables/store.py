@@ -88,7 +88,10 @@ def open_store(uri: str, create: bool = False) -> Store:
         if not create:
             raise ConfigError(f"{uri}: is not a store (it has no store.json); `mmray extract` makes one")
         about = {"schema_version": SCHEMA_VERSION, "made_by": "mmray"}
-        store.write_json(about, "store.json")
+        try:
+            store.write_json(about, "store.json")
+        except OSError as error:
+            raise ConfigError(f"{uri}: the store cannot be made: {error}") from None
     if about.get("schema_version", 0) > SCHEMA_VERSION:
         found = about["schema_version"]
         raise ConfigError(f"{uri}: was written by a newer mmray (schema {found}, this one knows {SCHEMA_VERSION})")

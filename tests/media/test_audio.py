@@ -45,6 +45,21 @@ def test_channels_are_averaged(tmp_path):
     np.testing.assert_allclose(sound(uri), stereo.mean(axis=0), atol=1e-4)
 
 
+@pytest.mark.parametrize("layout, channels", [("7.1", 8), ("hexadecagonal", 16)])
+def test_many_channels_are_averaged(tmp_path, layout, channels):
+    path = str(tmp_path / "a.wv")
+    with av.open(path, "w") as output:
+        stream = output.add_stream("wavpack", rate=16_000)
+        stream.layout = layout
+        frame = av.AudioFrame(format="fltp", layout=layout, samples=4096)
+        frame.sample_rate, frame.pts = 16_000, 0
+        for number, plane in zip(range(channels), frame.planes, strict=False):
+            plane.update(np.full(4096, number / 32, np.float32))
+        for packet in [*stream.encode(frame), *stream.encode(None)]:
+            output.mux(packet)
+    np.testing.assert_allclose(sound(path), (channels - 1) / 64, atol=1e-6)
+
+
 def test_resampling_keeps_time_and_length(tmp_path):
     uri = make(tmp_path / "a.flac", sound=tone(2, 44_100), rate_hz=44_100)
     resampled = sound(uri)

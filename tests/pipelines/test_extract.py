@@ -166,11 +166,12 @@ def test_a_limit_leaves_the_rest_pending(extract: Extract, tmp_path: Path, entri
 
 def test_what_is_put_back_is_done_again(extract: Extract, tmp_path: Path, entries: list[dict[str, Any]]) -> None:
     before = extract(extractors=entries[:1])
-    back = retry(str(tmp_path / "store"), "empty")
-    assert back["segments"] == 1
-    assert counts(status(str(tmp_path / "store")), "descriptors")["pending"] == 1
+    assert [retry(str(tmp_path / "store"), reason)["segments"] for reason in ("empty", "truncated")] == [1, 1]
+    assert counts(status(str(tmp_path / "store")), "descriptors")["pending"] == 2
+    assert verify(str(tmp_path / "store"))["ok"]
     after = extract(extractors=entries[:1])
     assert after["accounts"] == before["accounts"]
+    assert verify(str(tmp_path / "store"))["ok"]
     tried = pl.read_parquet(f"{tmp_path}/store/ledger/*.parquet").filter(pl.col("reason") == "empty")
     assert tried["attempt"].to_list() == [3]
 
