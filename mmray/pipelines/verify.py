@@ -12,6 +12,7 @@ from mmray.tables import ledger
 from mmray.tables.store import locked, open_store, read_parquet
 
 OWNER = ["sample_id", "segment", "run_id"]
+SHOWN = 20  # differences of one kind
 
 
 def verify(uri: str, clean: bool = False) -> dict[str, Any]:
@@ -96,24 +97,33 @@ def _compared(part: str, found: pl.DataFrame, counted: pl.DataFrame) -> Iterator
 
 def _features(seen: View) -> Iterator[dict[str, str]]:
     """Compare the samples of feature tables with the finished samples."""
-    statuses = ledger.by_sample(seen.expected, ledger.done(seen.rows, seen.expected))
+    done = ledger.done(seen.rows, seen.expected)
+    statuses = ledger.by_sample(seen.expected, done)
+    kinds = {one["id"]: one["kind"] for one in seen.extractors}
     for entry in storage.files(seen.store.path("features"), ".parquet"):
         path = _relative(seen, entry.uri)
         extractor = path.split("extractor=")[1].partition("/")[0]
-        own = statuses.filter((pl.col("extractor") == extractor) & pl.col("status").is_in(["ok", "partial"]))
+        own = statuses.filter(pl.col("extractor") == extractor)
+        pooled = done.filter(pl.col("extractor") == extractor)
+        if kinds.get(extractor) != "detections":  # where nothing was detected there is a row all the same
+            pooled = pooled.filter(pl.col("rows") > 0)
         try:
             ids = read_parquet(entry.uri, ["sample_id"])["sample_id"].to_pylist()
         except (pa.ArrowException, OSError) as error:
             yield _problem("readable", path, f"cannot be read: {error}")
             continue
-        if len(ids) != len(set(ids)):
-            yield _problem("features", path, f"{len(ids) - len(set(ids))} samples stand in it more than once")
-        done = ledger.done(seen.rows, seen.expected).filter(pl.col("extractor") == extractor)
-        kind = next((one["kind"] for one in seen.extractors if one["id"] == extractor), "")
-        with_rows = set(done.filter((pl.col("rows") > 0) | (pl.lit(kind) == "detections"))["sample_id"].to_list())
-        wanted = set(own["sample_id"].to_list()) & with_rows
-        for sample_id in sorted(wanted - set(ids))[:20]:
-            yield _problem("features", path, f"{sample_id} is finished and has no row")
-        if not seen.store.read_json("lock.json"):
-            for sample_id in sorted(set(ids) - set(own["sample_id"].to_list()))[:20]:
-                yield _problem("features", path, f"{sample_id} has a row and is not finished")
+        for detail in _differences(ids, own, set(pooled["sample_id"].to_list())):
+            yield _problem("features", path, detail)
+
+
+def _differences(ids: list[str], own: pl.DataFrame, with_rows: set[str]) -> Iterator[str]:
+    """Say how a feature table's samples differ from the finished ones; while some are pending it may lag behind."""
+    if len(ids) != len(set(ids)):
+        yield f"{len(ids) - len(set(ids))} samples stand in it more than once"
+    by_status = {status: set(rows["sample_id"]) for (status,), rows in own.partition_by("status", as_dict=True).items()}
+    finished = (by_status.get("ok", set()) | by_status.get("partial", set())) & with_rows
+    if "pending" not in by_status:
+        for sample_id in sorted(finished - set(ids))[:SHOWN]:
+            yield f"{sample_id} is finished and has no row; `mmray extract` makes it"
+    for sample_id in sorted(set(ids) & (by_status.get("failed", set()) | by_status.get("skipped", set())))[:SHOWN]:
+        yield f"{sample_id} has a row and is not finished"
