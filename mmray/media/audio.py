@@ -215,7 +215,7 @@ class AudioTrack:
         return mono
 
 
-def _channels(frame: av.AudioFrame, dtype: npt.DTypeLike) -> Mono:
+def _channels(frame: Any, dtype: npt.DTypeLike) -> Mono:
     """Return the samples as they are, float32 (channels, samples).
 
     ``frame.to_ndarray`` and ``frame.planes`` of PyAV 18.1 run past the last of 8 or more planes, into memory that is

@@ -120,7 +120,6 @@ def retry(uri: str, reason: str) -> dict[str, Any]:
             pending = back.with_columns(
                 pl.lit("pending").alias("status"),
                 pl.col("attempt") + 1,
-                pl.lit(run_id).alias("run_id"),
                 pl.lit(datetime.now(UTC)).cast(pl.Datetime("us", "UTC")).alias("at"),
             )
             table: pa.Table = pending.to_arrow()
