@@ -56,7 +56,8 @@ class Record:
     def detail(self) -> str:
         """Say what happened in words."""
         last = self.words.strip() or "none: killed from outside (out of memory, kill -9, a lost machine)"
-        return f"its process died {self.deaths} times; last words: {last}"
+        hint = "; where it is slow and does not hang, raise timeout_s" if self.reason is Reason.TIMEOUT else ""
+        return f"its process died {self.deaths} times{hint}; last words: {last}"
 
 
 class Begun:

@@ -37,7 +37,7 @@ def _provenance(task: Task) -> dict[str, Any]:
         "identity": task.identity,
         "config": extractor.model_dump(mode="json"),
         "kind": str(extractor.kind),
-        "labels": list(extractor.labels(task.path)),
+        "labels": list(extractor.labels(task.path) or extractor.summary),
         "source": task.source,
         "reads_text": task.reads_text,
         "whole_sample": extractor.whole_sample,

@@ -1,5 +1,6 @@
 """Killed drivers, killed actors, samples that kill, hang or raise: the tables are those of an undisturbed run."""
 
+import contextlib
 import json
 import os
 import signal
@@ -27,6 +28,15 @@ def run(config: Path, environment: dict[str, str]) -> dict[str, Any]:
     account: dict[str, Any] = json.loads(done.stdout)
     assert account["adds_up"]
     return account
+
+
+def kill_an_actor(store: Path) -> bool:
+    """Kill an actor that says it is at work; False where it has just finished, and its note is gone."""
+    for note in store.glob("begun/*.json"):
+        with contextlib.suppress(FileNotFoundError):
+            os.kill(json.loads(note.read_text())["pid"], signal.SIGKILL)
+            return True
+    return False
 
 
 def test_samples_that_kill_hang_or_raise_cost_themselves_alone(
@@ -67,8 +77,7 @@ def test_a_killed_run_ends_with_the_tables_of_an_undisturbed_one(
             assert not list(store.glob("runs/*.json")), "killed too late to prove anything"
             account = run(config, environment)
         else:
-            pid = json.loads(next(iter(store.glob("begun/*.json"))).read_text())["pid"]
-            os.kill(pid, signal.SIGKILL)
+            wait_for(lambda: kill_an_actor(store))
             account = json.loads(process.communicate(timeout=200)[0])
     finally:
         process.kill()

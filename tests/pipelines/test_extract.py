@@ -294,10 +294,13 @@ def test_random_weights_are_said(extract: Extract, tmp_path: Path, entries: list
 
 
 def test_help_is_there_at_once() -> None:
-    started = time.perf_counter()
-    done = subprocess.run([sys.executable, "-m", "mmray.cli", "--help"], capture_output=True, text=True, check=True)
-    assert time.perf_counter() - started < 0.5
-    assert "extract" in done.stdout
+    seconds = []
+    for _ in range(3):  # the best of three: what the machine does beside is not ours
+        started = time.perf_counter()
+        done = subprocess.run([sys.executable, "-m", "mmray.cli", "--help"], capture_output=True, text=True, check=True)
+        seconds.append(time.perf_counter() - started)
+        assert "extract" in done.stdout
+    assert min(seconds) < 0.5
 
 
 def test_a_typo_ends_with_code_two_and_no_traceback(tmp_path: Path) -> None:
