@@ -29,6 +29,7 @@ LOADING: Key = ("", "", -1, "")  # stands for the loading of models, which may c
 class Leftover:
     """What a dead actor was at work on, and what it said last."""
 
+    name: str
     keys: frozenset[Key]
     words: str
     dead: bool  # for certain: its process ran on this node and is gone
@@ -112,7 +113,7 @@ def leftovers(store: Store) -> list[Leftover]:
             continue  # its owner has just finished
         keys = frozenset((str(s), str(c), int(n), str(i)) for s, c, n, i in about["segments"])
         name = Path(entry.uri).stem
-        found.append(Leftover(keys, _last_words(about, name), _is_dead(about)))
+        found.append(Leftover(name, keys, _last_words(about, name), _is_dead(about)))
     return found
 
 

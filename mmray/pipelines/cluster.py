@@ -68,8 +68,10 @@ def _quiet() -> None:
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
+    # What Ray Data logs as an error is raised as well, and told once, by whoever asked for the run.
+    level = logging.ERROR if log.isEnabledFor(logging.DEBUG) else logging.CRITICAL
     for name in ("ray.data", "ray.data._internal"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+        logging.getLogger(name).setLevel(level)
 
 
 def check_shared(ray: Any, store: str, witness: str) -> None:

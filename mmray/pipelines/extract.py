@@ -135,8 +135,10 @@ def _run_pool(
 
 
 def _cause(error: Exception) -> str:
-    cause = getattr(error, "cause", None) or error
-    return f"{type(cause).__name__}: {cause}" if not isinstance(cause, MmrayError) else str(cause)
+    """Return the last words of what Ray wraps in tracebacks of its own; --verbose shows them all."""
+    log.debug("%s", error)
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1].removeprefix("mmray.errors.").removeprefix("ConfigError: ").removeprefix("MmrayError: ")
 
 
 class Actor:

@@ -14,7 +14,7 @@ from mmray.media.decode import Outcome
 from mmray.models import weights
 from mmray.pipelines.batch import Batch, Progress
 from mmray.pipelines.begun import LOADING, Begun, leftovers, record
-from mmray.pipelines.feed import Feed, Segment
+from mmray.pipelines.feed import Feed, Segment, last_words
 from mmray.pipelines.job import Task
 from mmray.tables import ledger, windows
 from mmray.tables.store import Store, write_parquet
@@ -42,15 +42,17 @@ class Worker:
         self._begun = Begun(store, run_id, timeout_s)
         self._node = socket.gethostname()
         self._parts = 0
-        killed = [one for one in leftovers(store) if LOADING in one.keys and one.dead]
+        killed = [one for one in leftovers(store) if LOADING in one.keys and one.dead and one.name.startswith(run_id)]
         if len(killed) >= max_attempts:
             raise MmrayError(
                 f"loading the models killed its process {len(killed)} times; last words: {killed[-1].words}"
             )
         self._begun.set([LOADING])
-        self._extract: list[ExtractFn] = [task.extractor.load(device, checkpoint(task)) for task in tasks]
-        self._schemas = [schema(task) for task in tasks]
-        self._begun.clear()
+        try:
+            self._extract: list[ExtractFn] = [loaded(task, device) for task in tasks]
+            self._schemas = [schema(task) for task in tasks]
+        finally:  # only what kills the process leaves its note
+            self._begun.clear()
 
     def run(self, segments: Sequence[Segment]) -> pa.Table:
         """Work on segments; returns their ledger rows and flags (schema RESULT), when their parts are written."""
@@ -129,6 +131,17 @@ class Worker:
             "source": one.source,
             **progress.flags,
         }
+
+
+def loaded(task: Task, device: str) -> ExtractFn:
+    """Load a task's model; MmrayError, naming extractor and checkpoint, where that fails."""
+    path = checkpoint(task)
+    try:
+        return task.extractor.load(device, path)
+    except MmrayError:
+        raise
+    except Exception as error:  # a damaged file makes each library raise an error of its own
+        raise MmrayError(f"{task.as_}: {path or 'the model'} cannot be loaded: {last_words(error)}") from error
 
 
 def checkpoint(task: Task) -> str | None:

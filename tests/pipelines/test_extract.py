@@ -336,3 +336,13 @@ sys.exit(code)
     )
     assert done.returncode == 2, done.stderr
     assert "'out' is relative" in done.stderr
+
+
+def test_a_damaged_checkpoint_ends_the_run_and_says_which(extract: Extract, tmp_path: Path, tiny: Path) -> None:
+    damaged = tmp_path / "damaged.h5"
+    damaged.write_bytes((tiny / "yamnet" / "yamnet.h5").read_bytes()[:100_000])
+    for _ in range(2):  # a wrong file is no crash: trying again says the same
+        with pytest.raises(mmray.errors.MmrayError, match=r"damaged\.h5"):
+            extract(extractors=[{"name": "yamnet", "weights": str(damaged)}])
+    assert not list((tmp_path / "store" / "begun").glob("*"))
+    assert not (tmp_path / "store" / "lock.json").exists()
