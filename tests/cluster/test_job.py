@@ -26,6 +26,7 @@ def head(environment: dict[str, str]) -> Iterator[dict[str, str]]:  # noqa: F811
     folder = Path(f"/tmp/mmray-ray-{secrets.token_hex(4)}")  # Ray's sockets need a short path
     settings = {**environment, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
     settings |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_API_SERVER_ADDRESS": DASHBOARD, "RAY_TMPDIR": str(folder)}
+    settings["PATH"] = f"{Path(sys.executable).parent}:{settings['PATH']}"  # where the job's `python` is found
     settings.pop("RAY_ADDRESS")
     words = "--head --port 6511 --dashboard-host 127.0.0.1 --dashboard-port 8771 --dashboard-agent-listen-port 52399"
     words += " --dashboard-agent-grpc-port 52398 --ray-client-server-port 6512 --metrics-export-port 6513"

@@ -130,6 +130,7 @@ class Moody(Extractor):
     name = "moody"
     input: TextSpec = TextSpec()
     batch_size: int = 4
+    cpu_items_per_s = 5.0
     def dims(self, path):
         return {"embedding": 1}
     def load(self, device, path):

@@ -246,12 +246,11 @@ def test_pooled_vectors_are_those_of_the_windows(
         assert best.matrix.max() == pytest.approx(detections["score"].max())
 
 
-def test_pools_run_in_turn_and_give_the_same(extract: Extract, tmp_path: Path, entries: list[dict[str, Any]]) -> None:
+def test_pools_run_in_turn_and_give_the_same(extract: Extract, tmp_path: Path, light: list[dict[str, Any]]) -> None:
     one, two = tmp_path / "one", tmp_path / "two"
-    accounts = [
-        extract(store=str(one)),
-        extract(store=str(two), pools=[["descriptors", "sbert"], ["yamnet", "yolo_onnx", "clip"]]),
-    ]
+    entries = [*light, {"name": "pixels", "fps": 2, "side_px": 8}]
+    pools = [["descriptors", "pixels"], ["yolo_onnx"]]
+    accounts = [extract(store=str(one), extractors=entries), extract(store=str(two), extractors=entries, pools=pools)]
     assert accounts[0]["accounts"] == accounts[1]["accounts"]
     assert_frame_equal(ledger(one), ledger(two))
 
