@@ -51,7 +51,7 @@ def run(config: ExtractConfig, file: str = "configuration", limit: int | None = 
             state = _work(store, run_id, config, state, chosen)
             state = _tidied(store, run_id, state)
         pooled = pool.run(store, tasks, state.statuses, state.expected, state.rows)
-        account = {
+        account: dict[str, Any] = {
             "run_id": run_id,
             "samples": state.samples,
             "accounts": ledger.account(state.statuses, state.ids, state.samples),
@@ -59,20 +59,12 @@ def run(config: ExtractConfig, file: str = "configuration", limit: int | None = 
             "nothing_to_do": not busy and not pooled,
             "seconds": round(time.perf_counter() - started, 3),
         }
-        account["adds_up"] = adds_up(account)
+        account["adds_up"] = ledger.adds_up(account["accounts"], account["samples"])
         if busy:
             store.write_json(
                 account | {"config": json.loads(config.model_dump_json()), "limit": limit}, "runs", f"{run_id}.json"
             )
     return account
-
-
-def adds_up(account: dict[str, Any]) -> bool:
-    """Tell whether samples = ok + partial + failed + skipped + pending for every extractor."""
-    return all(
-        sum(counts[status] for status in ledger.STATUSES) == account["samples"]
-        for counts in account["accounts"].values()
-    )
 
 
 def _announce(tasks: Sequence[Task]) -> None:

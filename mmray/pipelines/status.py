@@ -78,7 +78,7 @@ def status(uri: str) -> dict[str, Any]:
         "names": {one["id"]: one["as"] for one in seen.extractors},
         "running": seen.store.read_json("lock.json"),
     }
-    result["adds_up"] = all(sum(c[s] for s in ledger.STATUSES) == seen.samples for c in accounts.values())
+    result["adds_up"] = ledger.adds_up(accounts, seen.samples)
     return result | _pace(seen.rows, accounts)
 
 

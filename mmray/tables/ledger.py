@@ -139,6 +139,12 @@ def account(statuses: pl.DataFrame, extractors: Sequence[str], samples: int) -> 
     return accounts
 
 
+def adds_up(accounts: dict[str, dict[str, Any]], samples: int) -> bool:
+    """Tell whether samples = ok + partial + failed + skipped + pending for every extractor, none of them negative."""
+    counts = [[int(about[status]) for status in STATUSES] for about in accounts.values()]
+    return all(sum(own) == samples and min(own) >= 0 for own in counts)
+
+
 def error_rate(counts: dict[str, Any]) -> float:
     """Return failed / (ok + partial + failed), 0 where nothing was tried."""
     tried = sum(int(counts[status]) for status in ("ok", "partial", "failed"))
