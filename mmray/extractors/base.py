@@ -15,7 +15,7 @@ from mmray.specs import AnySpec, FrameSpec, Rows, Spec
 
 # Items go in; for each, in order, its Rows, or the SampleError that belongs to that item alone.
 ExtractFn = Callable[[Sequence[Any]], Iterator[Rows | SampleError]]
-Pooling = Literal["mean", "max", "mean+max", "first", "count", "summary"]
+Pooling = Literal["mean", "max", "mean+max", "first", "scores_mean", "scores_max", "count", "summary"]
 Precision = Literal["float32", "bfloat16", "float16"]
 
 
@@ -23,7 +23,10 @@ class Kind(StrEnum):
     """What a windows table holds; decides its columns."""
 
     EMBEDDING = "embedding"
+    TOKENS = "tokens"
     TAGS = "tags"
+    SCORES = "scores"
+    TEXT = "text"
     DETECTIONS = "detections"
     DESCRIPTORS = "descriptors"
 
@@ -52,6 +55,12 @@ class Extractor(BaseModel):
     cpu_items_per_s: ClassVar[float] = 50.0
     # The field that names the checkpoint ("weights" for a file, "model" for a folder), if there is one.
     checkpoint: ClassVar[Literal["weights", "model"] | None] = None
+    # Fields that name further checkpoints (None: not wanted); `load` finds them with `weights.resolve`.
+    companions: ClassVar[tuple[str, ...]] = ()
+    # Suffixes of checkpoint files that it reads beside those any extractor may be given (weights.FILES).
+    formats: ClassVar[frozenset[str]] = frozenset()
+    # The extra (`pip install mmray[EXTRA]`) it needs, and a module that tells whether that is installed.
+    extra: ClassVar[tuple[str, str] | None] = None
 
     source: str = "uri"
     batch_size: int = Field(16, ge=1, le=4096)
@@ -68,8 +77,16 @@ class Extractor(BaseModel):
         """Tell whether it needs a sample as one segment (scope ``sample``)."""
         return any(isinstance(spec, FrameSpec) and spec.whole_sample for spec in self.specs)
 
+    @property
+    def half(self) -> bool:
+        """Tell whether vectors are kept as float16."""
+        return False
+
     def resolved(self, path: str) -> Self:
-        """Return a copy with what the checkpoint at ``path`` decides (an input size, say) filled in."""
+        """Return a copy with what the checkpoint at ``path`` decides (an input size, say) filled in.
+
+        ConfigError where it is another kind of checkpoint: the first and cheapest look at it, on the driver.
+        """
         del path
         return self
 
@@ -83,5 +100,8 @@ class Extractor(BaseModel):
         return ()
 
     def load(self, device: str, path: str | None) -> ExtractFn:
-        """Load the checkpoint at ``path`` (None: no weights) and return the function, on ``device`` (cpu, cuda:0)."""
+        """Load the checkpoint at ``path`` (None: no weights) and return the function, on ``device`` (cpu, cuda:0).
+
+        ConfigError, naming file and tensor, where the checkpoint is damaged or another architecture's.
+        """
         raise NotImplementedError

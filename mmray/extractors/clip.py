@@ -3,9 +3,7 @@
 Source: Radford et al. 2021. Weights: openai/clip-vit-base-patch32 (512-d, MIT) unless another is named.
 """
 
-import json
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
@@ -15,6 +13,7 @@ from pydantic import model_validator
 from mmray.errors import ConfigError
 from mmray.extractors.base import ExtractFn, Extractor, Kind, Precision
 from mmray.extractors.texts import embedded
+from mmray.models import hub
 from mmray.specs import AnySpec, Frame, FrameSpec, Rows, TextSpec
 
 DEFAULT_SIDE_PX = 224
@@ -50,37 +49,32 @@ class Clip(Extractor):
 
     def resolved(self, path: str) -> Self:
         """Return a copy whose pictures have the size the checkpoint takes; ConfigError where another was asked for."""
-        side_px = int(_config(path, "config.json").get("vision_config", {}).get("image_size", DEFAULT_SIDE_PX))
+        side_px = int(hub.config(path, "clip").get("vision_config", {}).get("image_size", DEFAULT_SIDE_PX))
         if self.frames.side_px not in (side_px, DEFAULT_SIDE_PX):
             raise ConfigError(f"clip: side_px is {self.frames.side_px}, and {path} takes pictures of {side_px}")
         return self.model_copy(update={"frames": self.frames.model_copy(update={"side_px": side_px})})
 
     def dims(self, path: str | None) -> dict[str, int]:
         """Return the length of the embedding, from the folder's configuration."""
-        return {"embedding": int(_config(path or "", "config.json").get("projection_dim", 512))}
+        return {"embedding": int(hub.config(path or "", "clip").get("projection_dim", 512))}
 
     def load(self, device: str, path: str | None) -> ExtractFn:
         """Load a CLIPModel folder, offline."""
-        import torch
-
-        from mmray.models.torch_setup import ensure_torchaudio, quiet
+        from mmray.models.torch_setup import ensure_torchaudio
 
         assert path is not None
-        _config(path, "config.json")
+        hub.config(path, "clip")
         ensure_torchaudio()
         from transformers import CLIPModel
 
-        with quiet():
-            model: Any = CLIPModel.from_pretrained(
-                path, dtype=getattr(torch, self.precision), local_files_only=True, use_safetensors=True
-            )
-        model = model.to(device).eval()
+        model = hub.load(CLIPModel, path, self.precision, device)
         return self._images(model, path) if self.modality == "image" else self._texts(model, path)
 
     def _images(self, model: Any, path: str) -> ExtractFn:
         import torch
 
-        mean, std = (torch.tensor(values, device=model.device).view(3, 1, 1) for values in _normalisation(path))
+        about = hub.image_settings(path)
+        mean, std = (torch.tensor(about[key], device=model.device).view(3, 1, 1) for key in ("image_mean", "image_std"))
 
         @torch.inference_mode()
         def extract(frames: Sequence[Frame]) -> Iterator[Rows]:
@@ -125,21 +119,3 @@ def _unit(features: Any) -> Any:
     # transformers 5 wraps them, version 4 returned the tensor itself.
     tensor = features if isinstance(features, torch.Tensor) else features.pooler_output
     return torch.nn.functional.normalize(tensor.float(), dim=-1).cpu().numpy()
-
-
-def _config(path: str, name: str) -> dict[str, Any]:
-    try:
-        found = json.loads((Path(path) / name).read_text())
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{path}: is not a folder of a CLIP model ({error})") from error
-    if not isinstance(found, dict) or (name == "config.json" and found.get("model_type") != "clip"):
-        raise ConfigError(f"{path}: {name} is not that of a CLIP model")
-    return found
-
-
-def _normalisation(path: str) -> tuple[list[float], list[float]]:
-    """Read mean and deviation of the colours; folders saved by transformers 5 have one file for both processors."""
-    old = (Path(path) / "preprocessor_config.json").is_file()
-    settings = _config(path, "preprocessor_config.json") if old else _config(path, "processor_config.json")
-    settings = settings.get("image_processor", settings)
-    return settings["image_mean"], settings["image_std"]

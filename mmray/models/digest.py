@@ -12,7 +12,9 @@ from pathlib import Path
 from mmray import storage
 
 MARKER = "random.json"  # {"seed": N}, beside a random checkpoint that make_tiny wrote
-READ = {".safetensors", ".json", ".txt", ".model"}  # what loading a folder reads; not README, pickles, ONNX exports
+READ = frozenset(
+    {".safetensors", ".json", ".txt", ".model"}
+)  # what loading a folder reads; not README, pickles, ONNX exports
 EXPORTS = {"onnx", "openvino"}
 
 
@@ -37,10 +39,10 @@ def fingerprint(path: Path) -> str:
     if (folder / MARKER).is_file():
         return f"random:{json.loads((folder / MARKER).read_text())['seed']}"
     if path.is_file():
-        return _remembered([path])[0]
+        return remembered([path])[0]
     files = sorted(folder_files(path))
     names = [file.relative_to(path).as_posix() for file in files]
-    lines = [f"{digest}  {name}\n" for name, digest in zip(names, _remembered(files), strict=True)]
+    lines = [f"{digest}  {name}\n" for name, digest in zip(names, remembered(files), strict=True)]
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
@@ -54,7 +56,7 @@ def _ignored(name: Path) -> bool:
     return any(part.startswith(".") or part in EXPORTS for part in name.parts)
 
 
-def _remembered(paths: Iterable[Path]) -> list[str]:
+def remembered(paths: Iterable[Path]) -> list[str]:
     """Return SHA-256 digests; those of files that have not changed (path, size, mtime) come from a small cache."""
     cache = home() / "sha256.json"
     try:

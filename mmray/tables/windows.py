@@ -22,18 +22,20 @@ DETECTION = [
     ("class_name", pa.string()),
     *((name, pa.float32()) for name in ("score", "x1", "y1", "x2", "y2")),
 ]
+TEXT = [("text", pa.string()), ("language", pa.string()), ("avg_logprob", pa.float32())]
+BY_KIND = {"detections": DETECTION, "text": TEXT, "tokens": [("token", pa.int32())]}
 
 
-def schema(kind: str, dims: Mapping[str, int], columns: Sequence[str] = ()) -> pa.Schema:
+def schema(kind: str, dims: Mapping[str, int], columns: Sequence[str] = (), half: bool = False) -> pa.Schema:
     """Return the schema of a windows table.
 
-    ``dims``: lengths of the vector columns (FixedSizeList<float32>); ``columns``: the names of a descriptors table.
+    ``dims``: lengths of the vector columns (FixedSizeList<float32>, of float16 where ``half``); ``columns``: the names
+    of a descriptors table.
     """
-    if kind == "detections":
-        return pa.schema([*HEAD, *DETECTION])
-    vectors = [(name, pa.list_(pa.float32(), length)) for name, length in dims.items()]
+    number = pa.float16() if half else pa.float32()
+    vectors = [(name, pa.list_(number, length)) for name, length in dims.items()]
     numbers = [(name, pa.float64() if name.endswith("_s") else pa.float32()) for name in columns]
-    return pa.schema([*HEAD, *vectors, *numbers])
+    return pa.schema([*HEAD, *vectors, *numbers, *BY_KIND.get(kind, [])])
 
 
 def table(rows: Rows, sample_id: str, segment: int, run_id: str, schema: pa.Schema) -> pa.Table:
@@ -54,13 +56,13 @@ def table(rows: Rows, sample_id: str, segment: int, run_id: str, schema: pa.Sche
 def _array(values: Any, kind: pa.DataType) -> pa.Array:
     if not pa.types.is_fixed_size_list(kind):
         return pa.array(values, kind)
-    matrix = np.ascontiguousarray(values, dtype=np.float32)
+    matrix = np.ascontiguousarray(values, dtype=kind.value_type.to_pandas_dtype())
     assert matrix.ndim == 2, f"vectors come as (rows, dim), not {matrix.shape}"
     assert matrix.shape[1] == kind.list_size, f"vectors have {matrix.shape[1]} numbers, not {kind.list_size}"
     return pa.FixedSizeListArray.from_arrays(pa.array(matrix.reshape(-1)), type=kind)
 
 
 def vectors(column: pa.ChunkedArray) -> np.ndarray[Any, np.dtype[np.float32]]:
-    """Return a vector column as a matrix (rows, dim)."""
+    """Return a vector column as a float32 matrix (rows, dim)."""
     array = column.combine_chunks()
-    return np.asarray(array.flatten()).reshape(len(array), array.type.list_size)
+    return np.asarray(array.flatten(), np.float32).reshape(len(array), array.type.list_size)

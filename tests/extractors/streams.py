@@ -20,9 +20,8 @@ def picture(seed: int, side_px: int, channels: int) -> np.ndarray:
 
 
 def frame(spec: FrameSpec, window: int, image: np.ndarray, width: int = 320, height: int = 180) -> Frame:
-    assert spec.fps is not None
-    start_s = window / spec.fps
-    return Frame(image, window, start_s, start_s + 1 / spec.fps, start_s, width, height)
+    fps = spec.fps or 1.0  # pictures chosen from a whole sample: one a second
+    return Frame(image, window, window / fps, (window + 1) / fps, window / fps, width, height)
 
 
 def frames(spec: FrameSpec, count: int, first: int = 0) -> list[Frame]:

@@ -1,0 +1,78 @@
+"""Folders in the layout of the Hugging Face hub: their configuration (light), and loading that never guesses.
+
+transformers fills tensors that a checkpoint lacks with random numbers and goes on with a warning; here that is an
+error.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from mmray.errors import ConfigError
+from mmray.models.torch_setup import ensure_torchaudio, quiet
+
+
+def config(path: str, *model_types: str) -> dict[str, Any]:
+    """Return the config.json of a folder; ConfigError where it is none, or of another ``model_type`` than these."""
+    found = read_json(Path(path) / "config.json")
+    if model_types and found.get("model_type") not in model_types:
+        raise ConfigError(
+            f"{path}/config.json: is a model of type {found.get('model_type')!r}, not {' or '.join(model_types)}"
+        )
+    return found
+
+
+def image_settings(path: str) -> dict[str, Any]:
+    """Return the picture part of a folder's processor (sizes, ``image_mean``, ``image_std``, rescaling).
+
+    Folders saved by transformers 5 have one file for all processors, older ones one of its own.
+    """
+    old = Path(path) / "preprocessor_config.json"
+    settings = read_json(old if old.is_file() else Path(path) / "processor_config.json")
+    inner = settings.get("image_processor", settings)
+    if not isinstance(inner, dict):
+        raise ConfigError(f"{path}: its image processor has no settings")
+    return inner
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """Read a JSON object; ConfigError where the file is missing or holds something else."""
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{file}: is not a readable configuration ({error})") from error
+    if not isinstance(found, dict):
+        raise ConfigError(f"{file}: must hold an object")
+    return found
+
+
+def load(kind: Any, path: str, precision: str, device: str, **settings: Any) -> Any:
+    """Load a transformers model class from a folder, offline, to a device, in evaluation mode.
+
+    ``kind``: a class with ``from_pretrained`` (CLIPModel, AutoModel ...); ``settings`` go to it. ConfigError, naming
+    folder and tensor, where the checkpoint lacks a tensor, has one of another shape, or cannot be read.
+    """
+    import torch
+    from safetensors import SafetensorError
+
+    ensure_torchaudio()
+    try:
+        with quiet():
+            model, about = kind.from_pretrained(
+                path,
+                dtype=getattr(torch, precision),
+                local_files_only=True,
+                use_safetensors=True,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # they are told below, one by one
+                **settings,
+            )
+    except (OSError, ValueError, RuntimeError, KeyError, AttributeError, TypeError, SafetensorError) as error:
+        raise ConfigError(
+            f"{path}: cannot be loaded as {kind.__name__}: {' '.join(str(error).split())[:500]}"
+        ) from error
+    if wrong := sorted(map(str, about["mismatched_keys"])):
+        raise ConfigError(f"{path}: {len(wrong)} tensor(s) have another shape than {kind.__name__} wants: {wrong[0]}")
+    if missing := sorted(about["missing_keys"]):
+        raise ConfigError(f"{path}: {len(missing)} tensor(s) of {type(model).__name__} are missing: {missing[0]} first")
+    return model.to(device).eval()

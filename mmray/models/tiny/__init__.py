@@ -1,0 +1,41 @@
+"""Small random checkpoints in the real on-disk formats, which go through the real loading code.
+
+For tests, dry runs and machines without a network. Beside each lies ``random.json``, by which a run knows and says that
+its numbers mean nothing. The same seed and versions give the same bytes.
+"""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from mmray.config import nearest
+from mmray.errors import ConfigError
+from mmray.models import digest
+from mmray.models.tiny import pictures, sounds, texts
+
+# One folder each. A maker gets the folder, and numpy's random numbers; torch's are seeded.
+MAKERS: dict[str, Callable[[Path, np.random.RandomState], None]] = {
+    "clip": pictures.make_clip,
+    "sbert": texts.make_sbert,
+    "yamnet": sounds.make_yamnet,
+    "yolox": pictures.make_yolox,
+}
+
+
+def make_tiny(folder: Path, seed: int = 0, names: list[str] | None = None) -> list[Path]:
+    """Write random checkpoints (default: all of ``MAKERS``) below ``folder`` and return their folders."""
+    wanted = list(MAKERS) if names is None else names
+    for name in wanted:
+        if name not in MAKERS:
+            raise ConfigError(f"there is no tiny checkpoint {name!r}{nearest(name, MAKERS)}")
+    targets = [Path(folder) / name for name in wanted]
+    for name, target in zip(wanted, targets, strict=True):
+        target.mkdir(parents=True, exist_ok=True)
+        (target / digest.MARKER).write_text(json.dumps({"seed": seed}))
+        with torch.random.fork_rng(devices=[]):  # the caller's random numbers go on as if nothing had happened
+            torch.manual_seed(seed)
+            MAKERS[name](target, np.random.RandomState(seed))
+    return targets
