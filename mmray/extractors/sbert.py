@@ -13,6 +13,7 @@ import numpy.typing as npt
 from mmray.errors import ConfigError
 from mmray.extractors.base import ExtractFn, Extractor, Kind, Precision
 from mmray.extractors.texts import embedded
+from mmray.models import hub
 from mmray.specs import TextSpec
 
 
@@ -26,6 +27,7 @@ class Sbert(Extractor):
     kind: ClassVar[Kind] = Kind.EMBEDDING
     checkpoint = "model"
 
+    source: str = "text"
     text: TextSpec = TextSpec()
     model: str = "sentence-transformers/all-MiniLM-L6-v2"
     precision: Precision = "float32"
@@ -43,7 +45,10 @@ class Sbert(Extractor):
         _dimension(Path(path or ""))  # says what is wrong with a folder before the library does
         ensure_torchaudio()
         from sentence_transformers import SentenceTransformer
+        from transformers import AutoModel
 
+        # sentence-transformers fills what a folder lacks with random numbers, and says so only in a log.
+        hub.load(AutoModel, str(_transformer(Path(path or ""))), self.precision, "cpu", unread=("pooler.",))
         settings = {"dtype": getattr(torch, self.precision), "use_safetensors": True}
         with quiet():
             model: Any = SentenceTransformer(path, device=device, local_files_only=True, model_kwargs=settings)
@@ -60,6 +65,12 @@ class Sbert(Extractor):
             return found
 
         return lambda items: embedded(items, tokens, limit, embed)
+
+
+def _transformer(folder: Path) -> Path:
+    """Return where the transformer of a folder is: older ones have it in a folder of its own."""
+    modules = json.loads((folder / "modules.json").read_text())
+    return next((folder / one["path"] for one in modules if one["type"].endswith("Transformer")), folder)
 
 
 def _dimension(folder: Path) -> int:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import ClassVar
 
-from mmray.extractors.base import ExtractFn, Extractor, Kind, Precision
+from mmray.extractors.base import ExtractFn, Extractor, Kind, Pooling, Precision
 from mmray.extractors.sounds import window_rows
 from mmray.models import labels
 from mmray.specs import AudioSpec, Rows, Wave
@@ -18,11 +18,13 @@ LENGTH_S, HOP_S = 0.96, 0.48  # the last frame of a window reaches 0.015 s furth
 class Yamnet(Extractor):
     """Scores are sigmoid, multi-label; window k covers [0.48 k, 0.48 k + 0.96) s, the last one is padded with zeros.
 
+    The poolings ``scores_mean`` and ``scores_max`` are those of the 521 scores, the others of the embedding.
     Skipped: no_audio. Failed: what decoding the sound says (corrupt, truncated, ...); the model itself has no reason.
     """
 
     name: ClassVar[str] = "yamnet"
     kind: ClassVar[Kind] = Kind.TAGS
+    poolings: ClassVar[tuple[Pooling, ...]] = ("mean", "max", "mean+max", "first", "scores_mean", "scores_max")
     checkpoint = "weights"
 
     sound: AudioSpec = AudioSpec(rate_hz=16_000, window_s=0.975, hop_s=HOP_S)

@@ -46,11 +46,12 @@ def read_json(file: Path) -> dict[str, Any]:
     return found
 
 
-def load(kind: Any, path: str, precision: str, device: str, **settings: Any) -> Any:
+def load(kind: Any, path: str, precision: str, device: str, unread: tuple[str, ...] = (), **settings: Any) -> Any:
     """Load a transformers model class from a folder, offline, to a device, in evaluation mode.
 
-    ``kind``: a class with ``from_pretrained`` (CLIPModel, AutoModel ...); ``settings`` go to it. ConfigError, naming
-    folder and tensor, where the checkpoint lacks a tensor, has one of another shape, or cannot be read.
+    ``kind``: a class with ``from_pretrained`` (CLIPModel, AutoModel ...); ``settings`` go to it. ``unread``: beginnings
+    of the names of tensors that may be missing, because nothing reads what they give. ConfigError, naming folder and
+    tensor, where the checkpoint lacks a tensor, has one of another shape, or cannot be read.
     """
     import torch
     from safetensors import SafetensorError
@@ -73,6 +74,6 @@ def load(kind: Any, path: str, precision: str, device: str, **settings: Any) -> 
         ) from error
     if wrong := sorted(map(str, about["mismatched_keys"])):
         raise ConfigError(f"{path}: {len(wrong)} tensor(s) have another shape than {kind.__name__} wants: {wrong[0]}")
-    if missing := sorted(about["missing_keys"]):
+    if missing := sorted(name for name in about["missing_keys"] if not name.startswith(unread)):
         raise ConfigError(f"{path}: {len(missing)} tensor(s) of {type(model).__name__} are missing: {missing[0]} first")
     return model.to(device).eval()

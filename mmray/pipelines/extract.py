@@ -14,8 +14,8 @@ import pyarrow as pa
 
 from mmray import provenance, storage
 from mmray.config import ExtractConfig
-from mmray.errors import MmrayError
-from mmray.pipelines import begun, cluster, plan, pool, record, tidy, work
+from mmray.errors import ConfigError, MmrayError
+from mmray.pipelines import begun, cluster, derived, plan, pool, record, tidy, work
 from mmray.pipelines.console import Progress
 from mmray.pipelines.job import Task
 from mmray.pipelines.job import tasks as build_tasks
@@ -74,20 +74,48 @@ def _announce(tasks: Sequence[Task]) -> None:
 
 
 def _work(store: Store, run_id: str, config: ExtractConfig, state: State, chosen: pl.DataFrame) -> State:
-    """Probe what is new, then run the pools one after the other."""
+    """Probe what is new, then run the pools one after the other; who reads another extractor comes after it."""
     with cluster.connected() as ray:
         cluster.check_shared(ray, config.store.rstrip("/"), store.path("store.json"))
+        groups = _groups(config, state.tasks)
+        _check_models(ray, [task for group in groups[1:] for task in group])
         state = probed(ray, store, config, state, chosen)
-        pools = config.pools or (tuple(task.as_ for task in state.tasks),)
-        for number, names in enumerate(pools):
-            members = [task for task in state.tasks if task.as_ in names]
-            pending = replace(state, media=chosen, tasks=members).pending
+        for number, members in enumerate(groups):
+            pending = replace(state, media=chosen).pending.filter(pl.col("extractor").is_in([t.id for t in members]))
+            origins = {task.source: task.origin for task in members if task.origin is not None}
+            pending = derived.with_texts(store, origins, pending, state.rows)
             commit = Commit(store, f"{run_id}-{number}")
             _run_pool(ray, store, run_id, config, members, list(work.batches(pending, members, state.rows)), commit)
-    state = replace(state, rows=ledger.read(store))
+            state = replace(state, rows=ledger.read(store))
     if left := replace(state, media=chosen).pending.height:
         raise MmrayError(f"{left} results never came back from Ray; the same command goes on from here")
     return state
+
+
+def _groups(config: ExtractConfig, tasks: Sequence[Task]) -> list[list[Task]]:
+    """Return what shares an actor, in the order in which it runs: wave by wave, in each the configured pools."""
+    pools = config.pools or (tuple(task.as_ for task in tasks),)
+    waves = sorted({task.wave for task in tasks})
+    groups = [[task for task in tasks if task.wave == wave and task.as_ in names] for wave in waves for names in pools]
+    return [group for group in groups if group]
+
+
+def _check_models(ray: Any, tasks: Sequence[Task]) -> None:
+    """Load models once, in a process of its own: a bad checkpoint of a later pool must not end a run after hours."""
+    if any(task.path for task in tasks):
+        try:
+            ray.get(ray.remote(num_cpus=1, max_retries=1)(_load_all).remote(tasks))
+        except ray.exceptions.RayError as error:
+            raise _told(error) from error
+
+
+def _load_all(tasks: Sequence[Task]) -> None:
+    from mmray.pipelines.worker import loaded
+
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    for task in tasks:
+        if task.path:
+            loaded(task, "cpu")
 
 
 def _run_pool(
@@ -121,16 +149,19 @@ def _run_pool(
             for table in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
                 progress.advance(commit.add(table))
     except ray.exceptions.RayError as error:
-        raise MmrayError(f"the run broke off: {_cause(error)}") from error
+        raise _told(error) from error
     finally:
         commit.now()
 
 
-def _cause(error: Exception) -> str:
-    """Return the last words of what Ray wraps in tracebacks of its own; --verbose shows them all."""
+def _told(error: Exception) -> MmrayError:
+    """Return the last words of what Ray wraps in tracebacks of its own, as what they were; --verbose shows them all."""
     log.debug("%s", error)
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1].removeprefix("mmray.errors.").removeprefix("ConfigError: ").removeprefix("MmrayError: ")
+    kind, colon, words = lines[-1].removeprefix("mmray.errors.").partition(": ")
+    if colon and kind == ConfigError.__name__:
+        return ConfigError(words)
+    return MmrayError(f"the run broke off: {words if colon and kind == MmrayError.__name__ else lines[-1]}")
 
 
 class Actor:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from mmray.errors import Reason, SampleError
 from mmray.media.decode import Decoding, Outcome, decode
 from mmray.media.text import text
+from mmray.pipelines import derived
 from mmray.pipelines.begun import Key
 from mmray.specs import AnySpec, AudioSpec, FrameSpec, Item, TextSpec
 
@@ -35,6 +36,8 @@ class Segment:
     duration_s: float | None
     attempt: int
     tasks: tuple[int, ...]
+    given: str | None = None  # what became of the extractor it reads, and why
+    given_reason: str | None = None
 
     @property
     def key(self) -> Key:
@@ -89,6 +92,8 @@ class Feed:
 
     def outcome(self, specs: Sequence[AnySpec]) -> Outcome:
         """Return what decoding says of an extractor with these specs: the worst of what exists."""
+        if self._decoding is None and self.segment.given is not None:
+            return Outcome(*derived.outcome(self.segment.given, self.segment.given_reason), 1, 0.0)
         if self._decoding is None:
             return (
                 absent(specs[0]) if self.segment.uri is self.segment.text is None else Outcome("ok", None, "", 1, 0.0)

@@ -44,7 +44,7 @@ def _forecast(task: Task, state: State) -> dict[str, Any]:
     own = State([task], state.samples, state.media, state.segments, state.rows)
     rows = own.pending.to_dicts()
     items = sum(predict.items(spec, row) for row in rows for spec in task.extractor.specs)
-    width = sum(task.extractor.dims(task.path).values()) if task.extractor.kind in {"embedding", "tags"} else 8
+    width = sum(task.extractor.dims(task.path).values()) or 8
     return {
         "name": task.as_,
         "pending": len(rows),

@@ -1,6 +1,7 @@
 """What a configuration means: its extractors built, their weights found, their identities fixed."""
 
-from collections.abc import Mapping, Sequence
+import hashlib
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +11,7 @@ from mmray.errors import ConfigError
 from mmray.extractors import registry
 from mmray.extractors.base import Extractor
 from mmray.models import weights
+from mmray.pipelines import derived
 from mmray.specs import SAMPLINGS, Spec, TextSpec
 
 
@@ -22,11 +24,9 @@ class Task:
     extractor: Extractor
     path: str | None
     fingerprint: str | None
-
-    @property
-    def source(self) -> str:
-        """Return the manifest column it reads."""
-        return self.extractor.source
+    source: str  # the column of the manifest it reads, or ID.text, ID.objects
+    origin: str | None = None  # the id of the extractor it reads
+    wave: int = 0  # those it reads run in an earlier one
 
     @property
     def reads_text(self) -> bool:
@@ -43,44 +43,110 @@ class Task:
     @property
     def identity(self) -> dict[str, Any]:
         """Return what decides its numbers, as plain data."""
-        return identity(self.extractor, self.fingerprint)
+        return identity(self.extractor, self.source, self.fingerprint)
+
+    @property
+    def whole_sample(self) -> bool:
+        """Tell whether it needs a sample as one segment."""
+        return self.extractor.whole_sample
 
 
-def identity(extractor: Extractor, fingerprint: str | None) -> dict[str, Any]:
+def identity(extractor: Extractor, source: str, fingerprint: str | None) -> dict[str, Any]:
     """Return what decides an extractor's numbers: fields, code version and weights; nothing of where it runs."""
+    without = {*extractor.execution, *extractor.companions}
     return {
         "name": extractor.name,
         "version": extractor.version,
-        "fields": extractor.model_dump(mode="json", exclude=set(extractor.execution)),
+        "fields": {**extractor.model_dump(mode="json", exclude=without), "source": source},
         "weights": fingerprint,
     }
 
 
 def tasks(entries: Sequence[Entry], file: str, columns: Sequence[str]) -> list[Task]:
     """Build the extractors of a configuration; ``columns`` are those of the manifest."""
-    built = [_task(entry, f"extractors[{place}]", file, columns) for place, entry in enumerate(entries)]
-    for place, task in enumerate(built):
-        for other in built[:place]:
+    where = {entry.as_: f"extractors[{place}]" for place, entry in enumerate(entries)}
+    extractors = {one.as_: build(one.name, one.settings, where[one.as_], file) for one in entries}
+    read = {name: _reference(extractor, extractors) for name, extractor in extractors.items()}
+    try:
+        order = derived.order(read)
+    except ValueError as circle:
+        first = str(circle).partition(" ")[0]
+        raise ConfigError(f"{file}: {where[first]}.source: sources run in a circle: {circle}") from None
+    built: dict[str, Task] = {}
+    for name in order:
+        task = _task(name, extractors[name], built.get(read[name]), where[name], file, columns)
+        for other in built.values():
             if other.id == task.id:
                 raise ConfigError(f"{file}: extractors {other.as_!r} and {task.as_!r} are the same; leave one out")
-    return built
+        built[name] = task
+    return [built[entry.as_] for entry in entries]
 
 
-def _task(entry: Entry, where: str, file: str, columns: Sequence[str]) -> Task:
-    extractor = build(entry.name, entry.settings, where, file)
-    if extractor.source not in columns:
-        detail = nearest(extractor.source, columns)
-        raise ConfigError(f"{file}: {where}.source: the manifest has no column {extractor.source!r}{detail}")
-    path = fingerprint = None
+def _reference(extractor: Extractor, names: Collection[str]) -> str:
+    """Return the entry that a source such as ``whisper.text`` names, "" where it names a column."""
+    name, dot, _ = extractor.source.rpartition(".")
+    return name if dot and name in names else ""
+
+
+def _task(name: str, extractor: Extractor, origin: Task | None, where: str, file: str, columns: Sequence[str]) -> Task:
+    try:
+        source = _column(extractor, columns) if origin is None else _output(extractor, origin)
+    except ConfigError as error:
+        raise ConfigError(f"{file}: {where}.source: {error}") from None
+    path, fingerprint = None, None
     if extractor.checkpoint is not None:
-        try:
-            found = weights.resolve(getattr(extractor, extractor.checkpoint))
-            path, fingerprint = str(found.path), found.fingerprint
-            extractor = extractor.resolved(path)
-        except ConfigError as error:
-            raise ConfigError(f"{file}: {where}.{extractor.checkpoint}: {error}") from None
-    number = provenance.fingerprint(identity(extractor, fingerprint))
-    return Task(entry.as_, f"{extractor.name}-{number}", extractor, path, fingerprint)
+        found = []
+        for field in (extractor.checkpoint, *extractor.companions):
+            try:
+                if (wanted := getattr(extractor, field)) is not None:
+                    found.append(weights.resolve(wanted, extractor.formats))
+                if field == extractor.checkpoint:
+                    path = str(found[0].path)
+                    extractor = extractor.resolved(path)
+            except ConfigError as error:
+                raise ConfigError(f"{file}: {where}.{field}: {error}") from None
+        fingerprint = together(found)
+    number = provenance.fingerprint(identity(extractor, source, fingerprint))
+    return Task(
+        name,
+        f"{extractor.name}-{number}",
+        extractor,
+        path,
+        fingerprint,
+        source,
+        origin.id if origin else None,
+        origin.wave + 1 if origin else 0,
+    )
+
+
+def together(found: Sequence[weights.Weights]) -> str:
+    """Return the fingerprint of the checkpoints of one extractor; random if any of them is."""
+    random = next((one.fingerprint for one in found if one.random), None)
+    if random or len(found) == 1:
+        return random or found[0].fingerprint
+    return hashlib.sha256("\n".join(one.fingerprint for one in found).encode()).hexdigest()
+
+
+def _column(extractor: Extractor, columns: Sequence[str]) -> str:
+    if extractor.source not in columns:
+        name, dot, _ = extractor.source.rpartition(".")
+        also = f"; and no entry of this configuration is called {name!r}" if dot else ""
+        raise ConfigError(f"the manifest has no column {extractor.source!r}{nearest(extractor.source, columns)}{also}")
+    return extractor.source
+
+
+def _output(extractor: Extractor, origin: Task) -> str:
+    """Return the full name of what ``origin`` offers and the extractor's source asks for."""
+    asked = extractor.source.rpartition(".")[2]
+    offered = derived.OUTPUTS.get(origin.extractor.kind)
+    if offered is None:
+        raise ConfigError(f"{origin.as_} ({origin.extractor.name}) gives no text that another extractor could read")
+    if asked != offered:
+        raise ConfigError(f"{origin.as_} gives no {asked!r}; write {origin.as_}.{offered}")
+    if any(not isinstance(spec, TextSpec) for spec in extractor.specs):
+        mend = " (set modality: text)" if "modality" in type(extractor).model_fields else ""
+        raise ConfigError(f"{extractor.source} is text, and {extractor.name} does not read text{mend}")
+    return f"{origin.id}.{offered}"
 
 
 def build(name: str, settings: Mapping[str, Any], where: str, file: str) -> Extractor:
@@ -112,7 +178,6 @@ def _over(default: Spec, given: Mapping[str, Any]) -> dict[str, Any]:
     """Lay given keys over a default spec; choosing one way of sampling takes back the default one."""
     values = default.model_dump(exclude_defaults=True)
     if set(given) & set(SAMPLINGS):
-        values = {key: value for key, value in values.items() if key not in SAMPLINGS}
-        if "fps" not in given:
-            values.pop("before", None)
+        taken_back = SAMPLINGS if "fps" in given else (*SAMPLINGS, "before", "after")
+        values = {key: value for key, value in values.items() if key not in taken_back}
     return {**values, **given}

@@ -13,7 +13,7 @@ import pyarrow as pa
 from mmray import provenance, storage
 from mmray.config import GRID_S
 from mmray.errors import Reason, SampleError
-from mmray.pipelines.job import Task
+from mmray.pipelines import derived
 from mmray.tables import ledger
 from mmray.tables.store import Store
 
@@ -34,6 +34,20 @@ PROBE = pl.Schema(
         "channels": pl.Int32,
     }
 )
+MEDIA = pl.Schema(
+    {
+        "sample_id": pl.String,
+        "input": pl.String,
+        "uri": pl.String,
+        "text": pl.String,
+        "offset_s": pl.Float64,
+        "limit_s": pl.Float64,
+        "source": pl.String,
+        "reads_text": pl.Boolean,
+        "given": pl.String,
+        "given_reason": pl.String,
+    }
+)
 FLAGS = pl.Schema({"silent": pl.Boolean, "black": pl.Boolean, "frozen": pl.Boolean})
 CUT = pl.Schema(
     {"sample_id": pl.String, "segment": pl.Int32, "start_s": pl.Float64, "end_s": pl.Float64, "scope": pl.String}
@@ -43,25 +57,38 @@ SEGMENTS = pl.Schema([column for schema in (CUT, PROBE, FLAGS, ORIGIN) for colum
 
 
 class Reader(Protocol):
-    """Whatever reads a column of the manifest: a task of a run, or one that a store remembers."""
+    """Whatever reads a source: a task of a run, or one that a store remembers."""
+
+    @property
+    def id(self) -> str:
+        """Return the extractor's id."""
 
     @property
     def source(self) -> str:
-        """Return the column."""
+        """Return the column of the manifest, or the output of another extractor (``ID.text``)."""
+
+    @property
+    def origin(self) -> str | None:
+        """Return the id of the extractor it reads; None where it reads the manifest."""
 
     @property
     def reads_text(self) -> bool:
-        """Tell whether it holds texts, not media."""
+        """Tell whether the source holds texts, not media."""
+
+    @property
+    def whole_sample(self) -> bool:
+        """Tell whether it needs a sample as one segment."""
 
 
 def sources(manifest: pa.Table, readers: Sequence[Reader]) -> tuple[pa.Table, pl.DataFrame]:
-    """Look at every source that is read, as it is now.
+    """Look at every column that is read, as it is now.
 
     Returns the manifest with sizes and tags brought up to date, and a frame (sample_id, source, input, uri, text,
-    offset_s, limit_s): ``input`` changes when the source does.
+    offset_s, limit_s ...): ``input`` changes when the source does.
     """
     frames = []
-    for source, text in dict.fromkeys((reader.source, reader.reads_text) for reader in readers):
+    columns = [(reader.source, reader.reads_text) for reader in readers if reader.origin is None]
+    for source, text in dict.fromkeys(columns):
         values = manifest[source].cast(pa.string()).to_pylist()
         starts, ends = _column(manifest, "start_s"), _column(manifest, "end_s")
         if text:
@@ -72,15 +99,13 @@ def sources(manifest: pa.Table, readers: Sequence[Reader]) -> tuple[pa.Table, pl
                 manifest = _refreshed(manifest, [found.get(value) if value else None for value in values])
             parts = zip(values, starts, ends, strict=True)
             inputs = [_input(found.get(value) if value else None, start, end) for value, start, end in parts]
-        columns = {"sample_id": manifest["sample_id"].to_pylist(), "input": inputs}
-        columns |= (
-            {"uri": [None] * len(values), "text": values} if text else {"uri": values, "text": [None] * len(values)}
-        )
-        columns |= {"offset_s": starts, "limit_s": ends}
-        kinds = {"offset_s": pl.Float64, "limit_s": pl.Float64, "uri": pl.String, "text": pl.String}
-        frame = pl.DataFrame(columns, schema_overrides=kinds)
-        frames.append(frame.with_columns(source=pl.lit(source), reads_text=pl.lit(text)))
-    return manifest, pl.concat(frames)
+        absent = [None] * len(values)
+        columns_of = {"sample_id": manifest["sample_id"].to_pylist(), "input": inputs}
+        columns_of |= {"uri": absent, "text": values} if text else {"uri": values, "text": absent}
+        columns_of |= {"offset_s": starts, "limit_s": ends, "source": [source] * len(values)}
+        columns_of |= {"reads_text": [text] * len(values), "given": absent, "given_reason": absent}
+        frames.append(pl.DataFrame(columns_of, schema=MEDIA))
+    return manifest, pl.concat(frames) if frames else pl.DataFrame(schema=MEDIA)
 
 
 def _column(manifest: pa.Table, name: str) -> list[Any]:
@@ -150,33 +175,43 @@ def merged(segments: pl.DataFrame, new: pl.DataFrame) -> pl.DataFrame:
     return pl.concat([kept, new]).sort("sample_id", "source", "segment")
 
 
-def expected(tasks: Sequence[Task], media: pl.DataFrame, segments: pl.DataFrame) -> pl.DataFrame:
-    """Return every key the ledger must have: sample_id, segment, extractor, input; with what the work needs."""
-    frames = [
-        expected_of(task.id, task.source, task.reads_text, task.extractor.whole_sample, media, segments)
-        for task in tasks
-    ]
-    return pl.concat(frames)
-
-
-def expected_of(
-    extractor: str, source: str, reads_text: bool, whole_sample: bool, media: pl.DataFrame, segments: pl.DataFrame
+def expected(
+    readers: Sequence[Reader], media: pl.DataFrame, segments: pl.DataFrame, rows: pl.DataFrame
 ) -> pl.DataFrame:
+    """Return every key the ledger (``rows``) must have: sample_id, segment, extractor, input; with what the work needs.
+
+    Of an extractor that reads another: the keys of the samples whose source is finished.
+    """
+    known = {reader.id: reader for reader in readers}
+    frames: dict[str, pl.DataFrame] = {}
+
+    def keys(reader: Reader) -> pl.DataFrame:
+        if reader.id not in frames:
+            own = media
+            if reader.origin is not None:
+                own = derived.media(reader.source, keys(known[reader.origin]), rows)
+            frames[reader.id] = _expected_of(reader, own, segments)
+        return frames[reader.id]
+
+    return pl.concat([keys(reader) for reader in readers])
+
+
+def _expected_of(reader: Reader, media: pl.DataFrame, segments: pl.DataFrame) -> pl.DataFrame:
     """Return the keys of one extractor; a text is one segment, a medium as many as it was cut into."""
-    own = media.filter((pl.col("source") == source) & (pl.col("reads_text") == reads_text))
-    if reads_text:
+    own = media.filter((pl.col("source") == reader.source) & (pl.col("reads_text") == reader.reads_text))
+    if reader.reads_text:
         cuts = own.select("sample_id", segment=pl.lit(0, pl.Int32), start_s=pl.lit(0.0), end_s=pl.lit(None, pl.Float64))
         cuts = cuts.with_columns(
             duration_s=pl.lit(None, pl.Float64), pixels=pl.lit(0, pl.Int64), fps=pl.lit(None, pl.Float64)
         )
     else:
-        scoped = segments.filter(pl.col("source") == source)
+        scoped = segments.filter(pl.col("source") == reader.source)
         whole = scoped.filter(pl.col("scope") == "sample")
         several = scoped.filter(pl.col("scope") == "segment")
-        rows = pl.concat([several.join(whole, on="sample_id", how="anti"), whole]) if whole_sample else several
+        rows = pl.concat([several.join(whole, on="sample_id", how="anti"), whole]) if reader.whole_sample else several
         pixels = (pl.col("width").cast(pl.Int64) * pl.col("height")).fill_null(0)
         cuts = rows.select("sample_id", "segment", "start_s", "end_s", "duration_s", pixels.alias("pixels"), "fps")
-    return own.join(cuts, on="sample_id", how="inner").with_columns(extractor=pl.lit(extractor))
+    return own.join(cuts, on="sample_id", how="inner").with_columns(extractor=pl.lit(reader.id))
 
 
 def probe_all(

@@ -4,16 +4,18 @@ import logging
 from collections.abc import Sequence
 
 import numpy as np
+import numpy.typing as npt
 import polars as pl
 import pyarrow as pa
 
 from mmray import provenance
 from mmray.pipelines.job import Task
 from mmray.tables import features, ledger, windows
-from mmray.tables.store import Store, read_parquet, write_parquet
+from mmray.tables.store import Store, write_parquet
 
 log = logging.getLogger(__name__)
 
+VERSION = 2  # raised whenever the code changes what is pooled: feature tables are then made again
 SAMPLES_AT_ONCE = 20_000  # bounds memory: 20,000 samples x 20 windows x 1,024 floats are 1.6 GB at the worst
 
 
@@ -29,7 +31,7 @@ def run(store: Store, tasks: Sequence[Task], statuses: pl.DataFrame, expected: p
         )
         finished = finished.sort("sample_id", "segment")
         about = finished.select("sample_id", "segment", "input", "attempt", "run_id", "rows").rows()
-        made_from = provenance.fingerprint([list(row) for row in about], 16)
+        made_from = provenance.fingerprint([VERSION, *map(list, about)], 16)
         for pooling in task.extractor.pooling:
             if finished.is_empty() or features.generation(store, task.id, pooling) == made_from:
                 continue
@@ -47,7 +49,7 @@ def pooled(store: Store, task: Task, pooling: str, finished: pl.DataFrame, made_
     samples = finished.select("sample_id").unique(maintain_order=True)["sample_id"].to_list()
     for start in range(0, len(samples), SAMPLES_AT_ONCE):
         chunk = finished.filter(pl.col("sample_id").is_in(samples[start : start + SAMPLES_AT_ONCE]))
-        rows = _windows(store, chunk)
+        rows = windows.counted(store, chunk)
         if task.extractor.kind == "detections":
             names, matrix = _detections(task, pooling, rows, chunk)
         elif rows.num_rows == 0:
@@ -57,21 +59,6 @@ def pooled(store: Store, task: Task, pooling: str, finished: pl.DataFrame, made_
         ids += names
         matrices.append(matrix)
     return features.table(ids, np.concatenate(matrices), made_from) if ids else None
-
-
-def _windows(store: Store, chunk: pl.DataFrame) -> pa.Table:
-    """Read the rows that the ledger counts, by sample and window."""
-    owners = chunk.select("sample_id", "segment", "run_id", "part")
-    tables = []
-    for part in owners["part"].drop_nulls().unique(maintain_order=True):
-        table = read_parquet(store.path(part))
-        head = ledger.as_polars(table.select(["sample_id", "segment", "run_id"]))
-        wanted = owners.filter(pl.col("part") == part).drop("part").with_columns(wanted=True)
-        mask = head.join(wanted, on=["sample_id", "segment", "run_id"], how="left", maintain_order="left")["wanted"]
-        tables.append(table.filter(mask.fill_null(False).to_arrow()))
-    if not tables:
-        return pa.table({"sample_id": pa.array([], pa.string())})
-    return pa.concat_tables(tables).sort_by([("sample_id", "ascending"), ("window", "ascending")])
 
 
 def _runs(ids: pa.ChunkedArray) -> tuple[list[str], np.ndarray[tuple[int], np.dtype[np.int64]]]:
@@ -88,7 +75,15 @@ def _vectors(task: Task, pooling: str, rows: pa.Table) -> tuple[list[str], featu
         columns = {name: rows[name].to_numpy() for name in rules}
         weights = np.asarray(rows["duration_s"].to_numpy(), np.float64)
         return names, features.summarised(columns, starts, rules, weights)
-    return names, features.pooled(windows.vectors(rows["embedding"]), starts, pooling)
+    column = "scores" if task.extractor.kind == "scores" or pooling.startswith("scores_") else "embedding"
+    matrix, seconds = windows.vectors(rows[column]), _seconds(rows)
+    return names, features.pooled(matrix, starts, pooling.removeprefix("scores_"), seconds)
+
+
+def _seconds(rows: pa.Table) -> npt.NDArray[np.float64]:
+    """Return how long each window lasts: what it weighs in a mean. A text, which has no times, and a still weigh 1."""
+    starts, ends = (rows[name].to_numpy().astype(np.float64) for name in ("start_s", "end_s"))
+    return np.where(ends > starts, ends - starts, 1.0)
 
 
 def _detections(task: Task, pooling: str, rows: pa.Table, chunk: pl.DataFrame) -> tuple[list[str], features.Matrix]:

@@ -39,6 +39,7 @@ def _provenance(task: Task) -> dict[str, Any]:
         "kind": str(extractor.kind),
         "labels": list(extractor.labels(task.path) or extractor.summary),
         "source": task.source,
+        "origin": task.origin,
         "reads_text": task.reads_text,
         "whole_sample": extractor.whole_sample,
         "weights": task.fingerprint,

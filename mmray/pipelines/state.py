@@ -33,7 +33,7 @@ class State:
     @property
     def expected(self) -> pl.DataFrame:
         """Return the keys that the ledger must have at the end."""
-        return plan.expected(self.tasks, self.media, self.segments)
+        return plan.expected(self.tasks, self.media, self.segments, self.rows)
 
     @property
     def pending(self) -> pl.DataFrame:

@@ -1,6 +1,6 @@
 """The account of a store, at any time, from its tables alone; and putting quarantined segments back in the queue."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from typing import Any
 
@@ -33,7 +33,9 @@ class _Recorded:
 
     id: str
     source: str
+    origin: str | None
     reads_text: bool
+    whole_sample: bool
 
 
 def view(store: Store) -> View:
@@ -46,13 +48,12 @@ def view(store: Store) -> View:
     samples = store.read("manifest.parquet")
     if samples is None or not extractors:
         raise ConfigError(f"{store.uri}: nothing was extracted into this store yet")
-    recorded = [_Recorded(one["id"], one["source"], one["reads_text"]) for one in extractors]
-    present = [one for one in recorded if one.source in samples.column_names]
+    recorded = [_Recorded(*(one[field.name] for field in fields(_Recorded))) for one in extractors]
+    present = [one for one in recorded if one.origin or one.source in samples.column_names]
     _, media = plan.sources(samples, present)
     segments = plan.read_segments(store)
-    whole = {one["id"]: bool(one["whole_sample"]) for one in extractors}
-    expected = [plan.expected_of(one.id, one.source, one.reads_text, whole[one.id], media, segments) for one in present]
-    return View(store, extractors, samples.num_rows, pl.concat(expected), ledger.read(store))
+    rows = ledger.read(store)
+    return View(store, extractors, samples.num_rows, plan.expected(present, media, segments, rows), rows)
 
 
 def status(uri: str) -> dict[str, Any]:

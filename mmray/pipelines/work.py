@@ -23,7 +23,19 @@ def batches(pending: pl.DataFrame, tasks: Sequence[Task], rows: pl.DataFrame) ->
         pl.col("attempt").max().fill_null(0) + 1,
         *(
             pl.col(n).first()
-            for n in ("uri", "text", "start_s", "end_s", "offset_s", "limit_s", "duration_s", "pixels", "fps")
+            for n in (
+                "uri",
+                "text",
+                "start_s",
+                "end_s",
+                "offset_s",
+                "limit_s",
+                "duration_s",
+                "given",
+                "given_reason",
+                "pixels",
+                "fps",
+            )
         ),
     )
     costed = []

@@ -15,7 +15,7 @@ from mmray.models import weights
 from mmray.pipelines.batch import Batch, Progress
 from mmray.pipelines.begun import LOADING, Begun, leftovers, record
 from mmray.pipelines.feed import Feed, Segment, last_words
-from mmray.pipelines.job import Task
+from mmray.pipelines.job import Task, together
 from mmray.tables import ledger, windows
 from mmray.tables.store import Store, write_parquet
 
@@ -134,12 +134,12 @@ class Worker:
 
 
 def loaded(task: Task, device: str) -> ExtractFn:
-    """Load a task's model; MmrayError, naming extractor and checkpoint, where that fails."""
+    """Load a task's model; ConfigError or MmrayError, naming extractor and checkpoint, where that fails."""
     path = checkpoint(task)
     try:
         return task.extractor.load(device, path)
-    except MmrayError:
-        raise
+    except MmrayError as error:
+        raise type(error)(f"{task.as_}: {error}") from error
     except Exception as error:  # a damaged file makes each library raise an error of its own
         raise MmrayError(f"{task.as_}: {path or 'the model'} cannot be loaded: {last_words(error)}") from error
 
@@ -148,14 +148,16 @@ def checkpoint(task: Task) -> str | None:
     """Return where a task's checkpoint is on this node; MmrayError where this node has another one."""
     if task.path is None or task.extractor.checkpoint is None:
         return None
-    found = weights.resolve(getattr(task.extractor, task.extractor.checkpoint))
-    if found.fingerprint != task.fingerprint:
-        raise MmrayError(f"{socket.gethostname()}: {found.path} holds other weights than the driver found ({task.id})")
-    return str(found.path)
+    extractor = task.extractor
+    names = [getattr(extractor, field) for field in (task.extractor.checkpoint, *extractor.companions)]
+    found = [weights.resolve(name, extractor.formats) for name in names if name is not None]
+    if together(found) != task.fingerprint:
+        here = f"{socket.gethostname()}: {', '.join(str(one.path) for one in found)}"
+        raise MmrayError(f"{here} holds other weights than the driver found ({task.id})")
+    return str(found[0].path)
 
 
 def schema(task: Task) -> pa.Schema:
     """Return the schema of a task's windows table."""
     extractor = task.extractor
-    dims = extractor.dims(task.path) if extractor.kind in {"embedding", "tags"} else {}
-    return windows.schema(str(extractor.kind), dims, tuple(extractor.summary))
+    return windows.schema(str(extractor.kind), extractor.dims(task.path), tuple(extractor.summary), extractor.half)

@@ -25,18 +25,20 @@ class Features(NamedTuple):
     labels: list[str | None]
 
 
-def pooled(matrix: Matrix, starts: npt.NDArray[np.int64], pooling: str) -> Matrix:
-    """Reduce runs of rows to one row each; ``starts`` are the first rows of the runs. Means are summed in float64."""
+def pooled(matrix: Matrix, starts: npt.NDArray[np.int64], pooling: str, weights: npt.NDArray[np.float64]) -> Matrix:
+    """Reduce runs of rows to one row each; ``starts`` are the first rows of the runs.
+
+    ``mean`` is weighted (by the seconds a window covers) and summed in float64.
+    """
     if pooling == "first":
         return matrix[starts]
     if pooling == "max":
         return np.maximum.reduceat(matrix, starts, axis=0)
     if pooling == "mean":
-        counts = np.diff(np.append(starts, len(matrix)))
-        sums = np.add.reduceat(matrix.astype(np.float64), starts, axis=0)
-        return (sums / counts[:, None]).astype(np.float32)
+        sums = np.add.reduceat(matrix.astype(np.float64) * weights[:, None], starts, axis=0)
+        return (sums / np.add.reduceat(weights, starts)[:, None]).astype(np.float32)
     if pooling == "mean+max":
-        return np.concatenate([pooled(matrix, starts, "mean"), pooled(matrix, starts, "max")], axis=1)
+        return np.concatenate([pooled(matrix, starts, one, weights) for one in ("mean", "max")], axis=1)
     raise ValueError(pooling)
 
 

@@ -4,9 +4,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pyarrow as pa
 
 from mmray.specs import Rows
+from mmray.tables import ledger
+from mmray.tables.store import Store, read_parquet
 
 HEAD = [
     ("sample_id", pa.string()),
@@ -60,6 +63,22 @@ def _array(values: Any, kind: pa.DataType) -> pa.Array:
     assert matrix.ndim == 2, f"vectors come as (rows, dim), not {matrix.shape}"
     assert matrix.shape[1] == kind.list_size, f"vectors have {matrix.shape[1]} numbers, not {kind.list_size}"
     return pa.FixedSizeListArray.from_arrays(pa.array(matrix.reshape(-1)), type=kind)
+
+
+def counted(store: Store, owners: pl.DataFrame) -> pa.Table:
+    """Read the rows that rows of the ledger (sample_id, segment, run_id, part) count, by sample and window."""
+    tables = []
+    for part in owners["part"].drop_nulls().unique(maintain_order=True):
+        table = read_parquet(store.path(part))
+        head = ledger.as_polars(table.select(["sample_id", "segment", "run_id"]))
+        wanted = owners.filter(pl.col("part") == part).select("sample_id", "segment", "run_id", wanted=True)
+        mask = head.join(wanted, on=["sample_id", "segment", "run_id"], how="left", maintain_order="left")["wanted"]
+        tables.append(table.filter(mask.fill_null(False).to_arrow()))
+    if not tables:
+        return pa.table({"sample_id": pa.array([], pa.string())})
+    rows = pa.concat_tables(tables)
+    order = [name for name in ("sample_id", "window", "start_s", "token") if name in rows.column_names]
+    return rows.sort_by([(name, "ascending") for name in order])
 
 
 def vectors(column: pa.ChunkedArray) -> np.ndarray[Any, np.dtype[np.float32]]:

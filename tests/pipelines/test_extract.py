@@ -225,15 +225,20 @@ def test_a_matrix_leaves_in_three_formats(extract: Extract, tmp_path: Path, entr
 def test_pooled_vectors_are_those_of_the_windows(
     extract: Extract, tmp_path: Path, entries: list[dict[str, Any]]
 ) -> None:
-    both = entries[1] | {"pooling": ["mean", "max", "mean+max", "first"]}
+    both = entries[1] | {"pooling": ["mean", "max", "mean+max", "first", "scores_mean", "scores_max"]}
     found = entries[2] | {"pooling": ["mean", "max", "count"]}
     extract(extractors=[both, found])
     store = str(tmp_path / "store")
     loaded = {pooling: mmray.load(store, "yamnet", pooling) for pooling in both["pooling"]}
     frame = rows(store, "yamnet")
     for place, sample_id in enumerate(loaded["mean"].ids):
-        own = np.stack(frame.filter(pl.col("sample_id") == sample_id).sort("window")["embedding"].to_list())
-        np.testing.assert_allclose(loaded["mean"].matrix[place], own.mean(axis=0), atol=1e-6)
+        windows = frame.filter(pl.col("sample_id") == sample_id).sort("window")
+        own = np.stack(windows["embedding"].to_list())
+        seconds = (windows["end_s"] - windows["start_s"]).to_numpy()
+        np.testing.assert_allclose(loaded["mean"].matrix[place], np.average(own, 0, seconds), atol=1e-6)
+        scores = np.stack(windows["scores"].to_list())
+        np.testing.assert_allclose(loaded["scores_mean"].matrix[place], np.average(scores, 0, seconds), atol=1e-6)
+        np.testing.assert_array_equal(loaded["scores_max"].matrix[place], scores.max(axis=0))
         np.testing.assert_array_equal(loaded["max"].matrix[place], own.max(axis=0))
         np.testing.assert_array_equal(loaded["first"].matrix[place], own[0])
     joined = np.concatenate([loaded["mean"].matrix, loaded["max"].matrix], axis=1)
