@@ -72,6 +72,9 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("--pooling", default="mean", metavar="P")
     one.add_argument("-o", "--output", required=True, metavar="FILE")
 
+    one = verb("doctor", _doctor, "what this machine has and lacks, and which extractors can run on it")
+    one.add_argument("config", metavar="CONFIG", nargs="?", help="look at the extractors of a run instead of all")
+
     one = verb("models", _models, "list, pull and verify weights; make tiny random ones")
     one.add_argument("action", choices=["list", "pull", "verify", "make-tiny"])
     one.add_argument("names", metavar="NAME|DIR", nargs="*", help="pull: names or hub ids; make-tiny: the folder")
@@ -172,6 +175,14 @@ def _export(arguments: argparse.Namespace) -> tuple[int, dict[str, Any]]:
     from mmray.pipelines import export
 
     return DONE, export.export(arguments.store, arguments.extractor, arguments.pooling, arguments.output)
+
+
+def _doctor(arguments: argparse.Namespace) -> tuple[int, dict[str, Any]]:
+    from mmray.pipelines import doctor
+
+    log.info("looking at this machine; this takes some seconds")
+    result = doctor.run(arguments.config)
+    return (DONE if result["ok"] else FAILURES), result
 
 
 def _models(arguments: argparse.Namespace) -> tuple[int, dict[str, Any]]:

@@ -15,6 +15,7 @@ from mmray import storage
 from mmray.errors import ConfigError
 
 GRID_S = 0.96  # what every window grid of the sound models divides: 0.48 s and 0.96 s
+LISTED = 25  # words of a list that one still reads
 Model = TypeVar("Model", bound=BaseModel)
 
 
@@ -102,10 +103,12 @@ class ExtractConfig(BaseModel):
 
 
 def nearest(word: str, words: Any) -> str:
-    """Return ``; did you mean 'x'?`` for the most similar of the words, or their list."""
+    """Return ``; did you mean 'x'?`` for the most similar of the words, or their list where it is not long."""
     words = [str(one) for one in words]
     close = difflib.get_close_matches(word, words, n=1, cutoff=0.5)
-    return f"; did you mean {close[0]!r}?" if close else f" (known: {', '.join(sorted(words))})"
+    if close or len(words) > LISTED:
+        return f"; did you mean {close[0]!r}?" if close else ""
+    return f" (known: {', '.join(sorted(words))})"
 
 
 def validate(model: type[Model], data: Any, where: str, file: str) -> Model:

@@ -66,7 +66,7 @@ def placed(spec: FrameSpec, width: int, height: int) -> Placement:
     side = spec.side_px
     left = top = 0
     if spec.fit == "squash":
-        new_width = new_height = side
+        new_width, new_height = side, spec.height_px or side
     elif spec.fit == "letterbox":
         ratio = min(side / box_height, side / box_width)
         new_width, new_height = max(1, round(box_width * ratio)), max(1, round(box_height * ratio))

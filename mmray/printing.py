@@ -14,6 +14,7 @@ def text(verb: str, result: dict[str, Any]) -> str:
         "plan": _plan,
         "verify": _verify,
         "models": _models,
+        "doctor": _doctor,
         "manifest": _manifest,
         "export": _export,
     }
@@ -110,13 +111,40 @@ def _models(result: dict[str, Any]) -> str:
         [
             one["name"],
             "yes" if one["present"] else "no",
-            f"{one['size_bytes'] / 1e6:.0f} MB" if one["size_bytes"] else "?",
+            f"{max(1, one['size_bytes'] // 10**6)} MB" if one["size_bytes"] else "?",
             one["licence"] + (" (non-commercial)" if one["non_commercial"] else ""),
-            one["source"],
+            one["extractor"],
+            one["output"],
         ]
         for one in result["models"]
     ]
-    return table(["model", "here", "size", "licence", "source"], rows)
+    return table(["model", "here", "size", "licence", "extractor", "a row holds"], rows)
+
+
+def _doctor(result: dict[str, Any]) -> str:
+    checks = [
+        [one["name"], "FAIL" if not one["ok"] else "look" if one["mend"] else "ok", _with(one["detail"], one["mend"])]
+        for one in result["checks"]
+    ]
+    extractors = [
+        [one["name"], "yes" if one["runs"] else "NO", one["licence"] or "-", _with(one["why"], one["mend"])]
+        for one in result["extractors"]
+    ]
+    able = sum(one["runs"] for one in result["extractors"])
+    core = "the core works" if result["ok"] else "THE CORE DOES NOT WORK: mend what says FAIL"
+    return "\n".join(
+        [
+            table(["this machine", "", ""], checks),
+            "",
+            table(["extractor", "runs", "licence of the weights", ""], extractors),
+            "",
+            f"{core}; {able} of {len(extractors)} extractors can run here",
+        ]
+    )
+
+
+def _with(what: str, mend: str) -> str:
+    return f"{what} -> {mend}" if what and mend else what or mend
 
 
 def _manifest(result: dict[str, Any]) -> str:

@@ -24,7 +24,7 @@ class Spec(BaseModel):
 
 
 class FrameSpec(Spec):
-    """Pictures: which of them, and how each becomes ``side_px`` x ``side_px``.
+    """Pictures: which of them, and how each becomes ``side_px`` x ``side_px`` (``height_px``: that high).
 
     Just one of ``every``, ``fps``, ``uniform`` and ``representative`` says which:
 
@@ -35,8 +35,10 @@ class FrameSpec(Spec):
 
     ``fit``: ``letterbox`` keeps the whole picture and its proportions and fills the rest with grey ``fill``
     (``anchor`` says where the picture stands); ``crop`` scales the shorter side to ``side_px`` and cuts the centre;
-    ``squash`` ignores proportions. ``box`` (x1, y1, x2, y2 as fractions of the upright picture) is cut out first.
-    ``before`` asks for that many grid frames ahead of each segment, as context only.
+    ``squash`` ignores proportions. ``interpolation``: all but ``linear`` smooth what they make smaller; that takes
+    the four nearest pixels, as OpenCV's INTER_LINEAR does, for networks that were trained so. ``box`` (x1, y1, x2, y2
+    as fractions of the upright picture) is cut out first.
+    ``before`` and ``after`` ask for that many grid frames ahead of and behind each segment, as context only.
     """
 
     every: int | None = Field(None, ge=1)
@@ -48,10 +50,13 @@ class FrameSpec(Spec):
     fit: Literal["letterbox", "crop", "squash"] = "crop"
     anchor: Literal["centre", "top_left"] = "centre"
     fill: int = Field(114, ge=0, le=255)
-    interpolation: Literal["bilinear", "bicubic", "area"] = "bicubic"
+    interpolation: Literal["bilinear", "bicubic", "area", "linear"] = "bicubic"
     box: tuple[Fraction01, Fraction01, Fraction01, Fraction01] | None = None
     channels: Literal[1, 3] = 3
-    before: int = Field(0, ge=0, le=16)
+    before: int = Field(0, ge=0, le=100)
+    # Written down only where they are given: the ids of extractors without them stay what they were.
+    after: int = Field(0, ge=0, le=100, exclude_if=lambda count: count == 0)
+    height_px: int | None = Field(None, ge=1, le=8192, exclude_if=lambda height: height is None)
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -62,8 +67,10 @@ class FrameSpec(Spec):
             raise ValueError("box is (x1, y1, x2, y2) in fractions of the picture, with x1 < x2 and y1 < y2")
         if self.representative is not None and self.candidates < self.representative:
             raise ValueError("candidates must be at least representative")
-        if self.before and self.fps is None:
-            raise ValueError("before needs fps")
+        if (self.before or self.after) and self.fps is None:
+            raise ValueError("before and after need fps")
+        if self.height_px is not None and self.fit != "squash":
+            raise ValueError("height_px needs fit: squash")
         return self
 
     @property
@@ -122,7 +129,10 @@ AnySpec = FrameSpec | AudioSpec | TextSpec
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """One picture: ``image`` uint8 (side_px, side_px, channels), RGB or grey; cut from an upright width x height."""
+    """One picture, RGB or grey: ``image`` uint8 (height_px or side_px, side_px, channels).
+
+    It was cut from an upright one of ``width`` x ``height`` pixels.
+    """
 
     image: npt.NDArray[np.uint8]
     window: int

@@ -78,6 +78,12 @@ class Extractor(BaseModel):
         return any(isinstance(spec, FrameSpec) and spec.whole_sample for spec in self.specs)
 
     @property
+    def checkpoints(self) -> tuple[str, ...]:
+        """Return the fields that name the checkpoints it wants, the main one first."""
+        fields = (self.checkpoint, *self.companions) if self.checkpoint else ()
+        return tuple(field for field in fields if getattr(self, field) is not None)
+
+    @property
     def half(self) -> bool:
         """Tell whether vectors are kept as float16."""
         return False

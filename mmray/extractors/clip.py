@@ -12,7 +12,7 @@ from pydantic import model_validator
 
 from mmray.errors import ConfigError
 from mmray.extractors.base import ExtractFn, Extractor, Kind, Precision
-from mmray.extractors.texts import embedded
+from mmray.extractors.texts import Tokenizer, by_length, embedded, with_text_source
 from mmray.models import hub
 from mmray.specs import AnySpec, Frame, FrameSpec, Rows, TextSpec
 
@@ -23,18 +23,27 @@ class Clip(Extractor):
     """Embeddings have unit length, so that a dot product is the cosine of two of them.
 
     ``modality: image`` embeds frames, one row each, at the checkpoint's own ``side_px``; ``modality: text`` embeds
-    texts, one row per chunk of at most 77 tokens, cut between words. Skipped: no_video, no_image (image); no_text
-    (text). Failed: what decoding says.
+    texts (``source`` is then ``text`` by default), one row per chunk of at most 77 tokens, cut between words, which
+    ``window`` numbers. Other scripts, emoji and control characters are bytes to it, and words like others.
+
+    Skipped: no_video, no_image (image); no_text (nothing but white space and control characters). Failed: what decoding
+    says (image); bad_text (half a surrogate pair).
     """
 
     name: ClassVar[str] = "clip"
     kind: ClassVar[Kind] = Kind.EMBEDDING
+    version: ClassVar[int] = 2  # 2: very long texts are cut at other places, special tokens in a text are words
     checkpoint = "model"
 
     modality: Literal["image", "text"] = "image"
     frames: FrameSpec = FrameSpec(fps=1, side_px=DEFAULT_SIDE_PX, fit="crop", interpolation="bicubic")
     model: str = "openai/clip-vit-base-patch32"
     precision: Precision = "float32"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _texts_from_text(cls, values: Any) -> Any:
+        return with_text_source(values)
 
     @model_validator(mode="after")
     def _colour(self) -> Self:
@@ -91,25 +100,17 @@ class Clip(Extractor):
 
     def _texts(self, model: Any, path: str) -> ExtractFn:
         import torch
-        from transformers import CLIPTokenizer
 
-        tokenizer = CLIPTokenizer.from_pretrained(path, local_files_only=True)
-        limit = model.config.text_config.max_position_embeddings
-
-        def tokens(text: str) -> int:
-            return len(tokenizer(text, verbose=False)["input_ids"])
+        tokenizer = Tokenizer(path, model.config.text_config, model.device)
 
         @torch.inference_mode()
         def embed(pieces: list[str]) -> npt.NDArray[np.float32]:
-            order = sorted(range(len(pieces)), key=lambda place: len(pieces[place]))  # little padding in a batch
             vectors = np.zeros((len(pieces), model.config.projection_dim), np.float32)
-            for start in range(0, len(order), self.batch_size):
-                batch = order[start : start + self.batch_size]
-                inputs = tokenizer([pieces[place] for place in batch], padding=True, return_tensors="pt")
-                vectors[batch] = _unit(model.get_text_features(**inputs.to(model.device)))
+            for batch in by_length([len(piece) for piece in pieces], self.batch_size):
+                vectors[batch] = _unit(model.get_text_features(**tokenizer([pieces[place] for place in batch])))
             return vectors
 
-        return lambda items: embedded(items, tokens, limit, embed)
+        return lambda items: embedded(items, tokenizer.count, tokenizer.limit, embed)
 
 
 def _unit(features: Any) -> Any:

@@ -18,13 +18,25 @@ from mmray.extractors.base import Extractor
 
 GROUP = "mmray.extractors"
 BUILT_IN = {
+    "clap": "mmray.extractors.clap:Clap",
     "clip": "mmray.extractors.clip:Clip",
     "descriptors": "mmray.extractors.descriptors:Descriptors",
+    "distilbert": "mmray.extractors.distilbert:DistilBert",
     "logmel": "mmray.extractors.logmel:LogMel",
     "pixels": "mmray.extractors.pixels:Pixels",
+    "rtdetr": "mmray.extractors.rtdetr:RtDetr",
     "sbert": "mmray.extractors.sbert:Sbert",
+    "summary": "mmray.extractors.summary:Summary",
+    "transnetv2": "mmray.extractors.transnetv2:TransNetV2",
+    "vggish": "mmray.extractors.vggish:Vggish",
+    "videomae": "mmray.extractors.videomae:VideoMae",
+    "vitmae": "mmray.extractors.vitmae:VitMae",
+    "vivit": "mmray.extractors.vivit:Vivit",
+    "whisper": "mmray.extractors.whisper:Whisper",
     "yamnet": "mmray.extractors.yamnet:Yamnet",
     "yolo_onnx": "mmray.extractors.yolo_onnx:YoloOnnx",
+    "yolov7": "mmray.extractors.yolov7:YoloV7",
+    "zero_shot": "mmray.extractors.zero_shot:ZeroShot",
 }
 
 

@@ -5,7 +5,9 @@ Source: Plakal & Ellis 2020, AudioSet. Weights: yamnet.h5 of tensorflow/models, 
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Self
+
+from pydantic import model_validator
 
 from mmray.extractors.base import ExtractFn, Extractor, Kind, Pooling, Precision
 from mmray.extractors.sounds import window_rows
@@ -30,6 +32,13 @@ class Yamnet(Extractor):
     sound: AudioSpec = AudioSpec(rate_hz=16_000, window_s=0.975, hop_s=HOP_S)
     weights: str = "yamnet"
     precision: Precision = "float32"
+
+    @model_validator(mode="after")
+    def _patches(self) -> Self:
+        wanted = AudioSpec(rate_hz=16_000, window_s=0.975, hop_s=HOP_S, audio_track=self.sound.audio_track)
+        if self.sound != wanted:
+            raise ValueError("yamnet has windows of its own: leave rate_hz, window_s, hop_s and tail out")
+        return self
 
     def dims(self, path: str | None) -> dict[str, int]:
         """Return the lengths of scores and embedding."""

@@ -14,7 +14,7 @@ from pydantic import Field, model_validator
 
 from mmray.errors import ConfigError
 from mmray.extractors.base import ExtractFn, Extractor, Kind, Pooling
-from mmray.geometry import placed
+from mmray.extractors.detections import detected
 from mmray.models import boxes, labels
 from mmray.specs import Frame, FrameSpec, Rows
 
@@ -115,17 +115,8 @@ class YoloOnnx(Extractor):
         return outputs[0]
 
     def _rows(self, frame: Frame, rows: npt.NDArray[np.float32], names: Sequence[str]) -> Rows:
-        found, scores, classes = boxes.suppressed(rows, self.score_threshold, self.iou_threshold, self.max_detections)
-        found = placed(self.frames, frame.width, frame.height).boxes_to_source(found)
-        count = len(found)
-        columns: dict[str, Any] = {
-            "frame_s": [frame.frame_s] * count,
-            "class_id": classes.astype(np.int32),
-            "class_name": [names[index] for index in classes],
-            "score": scores,
-            **{name: found[:, place] for place, name in enumerate(("x1", "y1", "x2", "y2"))},
-        }
-        return Rows([frame.window] * count, [frame.start_s] * count, [frame.end_s] * count, columns)
+        found = boxes.suppressed(rows, self.score_threshold, self.iou_threshold, self.max_detections)
+        return detected(self.frames, frame, names, *found)
 
 
 def _session(path: str, device: str) -> Any:

@@ -30,7 +30,7 @@ class Shown:
 
 @dataclass(frozen=True, slots=True)
 class Chosen:
-    """A frame that a spec takes: ``window`` and its span; ``context`` lies ahead of the segment."""
+    """A frame that a spec takes: ``window`` and its span; ``context`` lies ahead of the segment or behind it."""
 
     window: int
     start_s: float
@@ -42,6 +42,7 @@ class Choice(Protocol):
     """A rule that takes frames."""
 
     done: bool
+    served: bool  # all of the segment itself is taken: what is still read is context
     need_s: float  # nothing that is shown only before this time is needed any more
 
     def take(self, shown: Shown) -> list[Chosen]:
@@ -54,15 +55,25 @@ class Choice(Protocol):
 class Points:
     """Take what is shown at given times: the grid of ``fps``, or the middles of ``uniform`` parts."""
 
-    def __init__(self, step_s: float, phase: float, first: int, stop: int | None, context: int = 0) -> None:
-        """Point k lies at (k + phase) * step_s; ``context`` of them lie before ``first``."""
-        self._step_s, self._phase, self._first = step_s, phase, first
-        self._next, self._stop = max(0, first - context), inf if stop is None else stop
+    def __init__(
+        self, step_s: float, phase: float, first: int, stop: float, before: int = 0, end: float | None = None
+    ) -> None:
+        """Point k lies at (k + phase) * step_s. Context: ``before`` points ahead of ``first``, and ``stop`` to ``end``.
+
+        ``stop`` and ``end`` may be infinite: the points end with the stream.
+        """
+        self._step_s, self._phase, self._first, self._stop = step_s, phase, first, stop
+        self._next, self._end = max(0, first - before), stop if end is None else end
         self._uniform = phase > 0
 
     @property
     def done(self) -> bool:
-        """Tell whether all points are served."""
+        """Tell whether all points are taken."""
+        return self._next >= self._end
+
+    @property
+    def served(self) -> bool:
+        """Tell whether all points of the segment itself are taken."""
         return self._next >= self._stop
 
     @property
@@ -74,13 +85,14 @@ class Points:
         return (index + self._phase) * self._step_s
 
     def _chosen(self, index: int) -> Chosen:
-        return Chosen(index, index * self._step_s, (index + 1) * self._step_s, index < self._first)
+        context = not self._first <= index < self._stop
+        return Chosen(index, index * self._step_s, (index + 1) * self._step_s, context)
 
     def take(self, shown: Shown) -> list[Chosen]:
         """Take a frame for each point that it is shown at."""
         taken = []
-        while not self.done and self._time(self._next) + TOLERANCE_S < shown.end_s:
-            late_s = shown.start_s - self._time(self._next) - TOLERANCE_S
+        while not self.done and (due_s := self._time(self._next) + TOLERANCE_S) < shown.end_s:
+            late_s = shown.start_s - due_s  # from the very sum: no point falls between two frames
             if late_s <= 0 or (shown.first and late_s <= STAND_IN_S):
                 taken.append(self._chosen(self._next))
             self._next += 1
@@ -110,6 +122,11 @@ class Every:
         self.done = False
 
     @property
+    def served(self) -> bool:
+        """Tell whether all frames of the segment are taken: there is no context."""
+        return self.done
+
+    @property
     def need_s(self) -> float:
         """Return the segment's start: every frame from there on counts."""
         return self._start_s
@@ -127,8 +144,10 @@ class Every:
         return []
 
 
-def choice(spec: FrameSpec, start_s: float, end_s: float, duration_s: float, still: bool) -> Points | Every:
-    """Return the rule of ``spec`` for the segment [start_s, end_s).
+def choice(
+    spec: FrameSpec, start_s: float, end_s: float, limit_s: float, duration_s: float, still: bool
+) -> Points | Every:
+    """Return the rule of ``spec`` for the segment [start_s, end_s) of a sample that ends at ``limit_s``.
 
     Either end may be infinite: a medium's first segment has the frames before time 0 too. A still has time 0.
     """
@@ -136,14 +155,21 @@ def choice(spec: FrameSpec, start_s: float, end_s: float, duration_s: float, sti
         return Every(spec.every, start_s, end_s)
     start_s = max(0.0, start_s)
     if spec.fps is not None:
-        first, stop = ceil(start_s * spec.fps - 1e-6), None if end_s == inf else ceil(end_s * spec.fps - 1e-6)
-        return Points(1 / spec.fps, 0, first, 1 if still else stop, spec.before)
+        first, stop, limit = (_points_before(time_s, spec.fps) for time_s in (start_s, end_s, limit_s))
+        if still:
+            stop = limit = 1
+        return Points(1 / spec.fps, 0, int(first), stop, spec.before, min(stop + spec.after, limit))
     count = spec.uniform or spec.candidates
     step_s = duration_s / count
     if not step_s:
         return Points(0, 0.5, 0, count if start_s <= 0 else 0)
     first, stop = ceil(start_s / step_s - 0.5 - 1e-6), count
     return Points(step_s, 0.5, first, stop if end_s == inf else min(stop, ceil(end_s / step_s - 0.5 - 1e-6)))
+
+
+def _points_before(time_s: float, fps: float) -> float:
+    """Return how many points of a grid lie before a time, but for rounding."""
+    return inf if time_s == inf else ceil(time_s * fps - 1e-6)
 
 
 class Taker:

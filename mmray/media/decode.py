@@ -63,6 +63,11 @@ class _Pass:
         """Return all tracks."""
         return [*([self.video] if self.video else []), *self.sounds]
 
+    @property
+    def served(self) -> bool:
+        """Tell whether the segment itself is decoded: what is still read is context."""
+        return (self.video is None or self.video.served) and all(sound.done for sound in self.sounds)
+
     def run(self) -> Produced:
         """Read until no track needs more."""
         tracks = {track.stream.index: track for track in self.tracks}
@@ -70,7 +75,10 @@ class _Pass:
             self.video.allow_leaps()
         ended = False
         while not ended and not all(track.done for track in tracks.values()):
+            served, errors = self.served, self.source.demux_errors
             packet = self.source.read()
+            if served:
+                self.source.demux_errors = errors  # damage behind the segment is the next one's
             ended = packet is None
             track = tracks.get(packet.stream_index) if packet is not None else None
             if packet is not None and track is not None and not track.done:
@@ -188,8 +196,9 @@ class Decoding:
         segment = self._segment
         length_s = self._length_s(source) if any(spec.whole_sample for spec in specs) else 0.0
         return [
-            Taker(spec, choice(spec, segment.start_s, segment.end_s, length_s, source.still)) for spec in specs
-        ]  # fmt: skip
+            Taker(spec, choice(spec, segment.start_s, segment.end_s, segment.limit_s, length_s, source.still))
+            for spec in specs
+        ]
 
     def _length_s(self, source: Source) -> float:
         """Return the sample's duration in its video stream, from the best word there is on it."""

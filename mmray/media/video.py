@@ -23,8 +23,8 @@ WORTH_FRAMES = 8
 class VideoTrack:
     """Decodes the video stream once for all takers.
 
-    Afterwards ``seen`` counts decoded frames, ``ended`` tells whether the stream was read to its end, ``end_s`` is
-    the end of the last frame, ``damage`` says what was wrong.
+    Afterwards ``seen`` counts decoded frames, ``ended`` tells whether the stream ended in the segment, ``end_s`` is
+    the end of the last frame, ``damage`` says what was wrong in the segment.
     """
 
     def __init__(
@@ -61,6 +61,11 @@ class VideoTrack:
     def done(self) -> bool:
         """Tell whether no taker needs more."""
         return (self._source.still and self.seen > 0) or all(taker.rule.done for taker in self.takers)
+
+    @property
+    def served(self) -> bool:
+        """Tell whether no taker needs more of the segment itself: what is still read is context."""
+        return all(taker.rule.served for taker in self.takers)
 
     @property
     def need_s(self) -> float:
@@ -110,7 +115,7 @@ class VideoTrack:
         frames, fault = self._source.decode(self.stream, packet)
         if self._source.still and self._source.complaint(self.stream.index):
             fault = Reason.CORRUPT  # FFmpeg gives what it has of a picture and only says that there should be more
-        if fault and not (packet.pts is not None and self._time.at(packet.pts) < self._start_s):
+        if fault and not self.served and not (packet.pts is not None and self._time.at(packet.pts) < self._start_s):
             self.damage = fault
         for frame in frames:
             yield from self._arrived(frame)
@@ -119,10 +124,10 @@ class VideoTrack:
 
     def finish(self, ended: bool) -> Iterator[tuple[FrameSpec, Frame]]:
         """Return what decoder and deinterlacer still hold, and what the last frame stands in for."""
-        self.ended = ended and not self.done
-        if self.ended:
+        self.ended = ended and not self.served
+        if ended and not self.done:
             frames, fault = self._source.decode(self.stream, None)
-            self.damage = fault or self.damage
+            self.damage = (fault if self.ended else None) or self.damage
             for frame in frames:
                 yield from self._arrived(frame)
             for frame in self._deinterlacer.flush():
@@ -140,7 +145,7 @@ class VideoTrack:
         if self._source.still and self.seen:
             return  # a second picture behind the first (gain maps, previews) is not the picture
         self.seen += 1
-        if frame.is_corrupt and (frame.pts is None or self._time.at(frame.pts) >= self._start_s):
+        if frame.is_corrupt and not self.served and (frame.pts is None or self._time.at(frame.pts) >= self._start_s):
             self.damage = Reason.CORRUPT
         if self._interlaced is None:
             self._interlaced = is_interlaced(self._source, frame)

@@ -1,6 +1,12 @@
 """Long texts in pieces that a model can read whole."""
 
-from collections.abc import Callable
+import re
+from bisect import bisect_left
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+
+WORD_START = re.compile(r"(?<=\s)\S")
+TOGETHER = 4  # pieces: a long text is first cut into parts of so many, because every halving counts all tokens again
 
 
 def chunk(text: str, tokens: Callable[[str], int], limit: int) -> list[str]:
@@ -9,19 +15,26 @@ def chunk(text: str, tokens: Callable[[str], int], limit: int) -> list[str]:
     ``tokens`` counts as the model does, special tokens included. Only a word that is longer than the limit is split
     inside. Equal pieces, because a mean over pieces weighs a short rest as much as a full one.
     """
-    count = tokens(text)
-    if count <= limit or len(text) < 2:
-        return [text]
-    pieces = -(-count // limit)
-    cut = _between_words(text, len(text) * (pieces // 2) // pieces)
-    parts = (text[:cut].strip(), text[cut:].strip())
-    return [piece for part in parts if part for piece in chunk(part, tokens, limit)]
+    words = [found.start() for found in WORD_START.finditer(text)]
+
+    def pieces(start: int, end: int) -> Iterator[str]:
+        part = text[start:end].strip()
+        count = tokens(part)
+        if count <= limit or len(part) < 2:
+            yield part
+            return
+        wanted = -(-count // limit)
+        ways = max(2, wanted // TOGETHER)
+        places = (start + len(part) * (wanted * way // ways) // wanted for way in range(1, ways))
+        cuts = {_nearest(words, place, start, end) for place in places}
+        for one, other in pairwise([start, *sorted(cuts), end]):
+            yield from pieces(one, other)
+
+    return [piece for piece in pieces(0, len(text)) if piece] or [text]
 
 
-def _between_words(text: str, place: int) -> int:
-    """Return the start of the word nearest to a place, or the place itself in a text that is one word."""
-    for distance in range(max(place, len(text) - place)):
-        for start in (place - distance, place + distance):
-            if 0 < start < len(text) and text[start - 1].isspace() and not text[start].isspace():
-                return start
-    return max(1, place)
+def _nearest(words: list[int], place: int, start: int, end: int) -> int:
+    """Return the word start nearest to a place inside (start, end), or the place itself where there is none."""
+    after = bisect_left(words, place)
+    found = [word for word in words[max(0, after - 1) : after + 1] if start < word < end]
+    return min(found, key=lambda word: abs(word - place)) if found else max(start + 1, place)

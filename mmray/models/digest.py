@@ -15,6 +15,7 @@ MARKER = "random.json"  # {"seed": N}, beside a random checkpoint that make_tiny
 READ = frozenset(
     {".safetensors", ".json", ".txt", ".model"}
 )  # what loading a folder reads; not README, pickles, ONNX exports
+CTRANSLATE2 = "model.bin"  # tensors in CTranslate2's own format; pickles of the hub are called pytorch_model.bin
 EXPORTS = {"onnx", "openvino"}
 
 
@@ -48,7 +49,7 @@ def fingerprint(path: Path) -> str:
 
 def folder_files(folder: Path) -> list[Path]:
     """List the files of a model folder that loading reads."""
-    found = (path for path in folder.rglob("*") if path.suffix in READ and path.is_file())
+    found = (path for path in folder.rglob("*") if (path.suffix in READ or path.name == CTRANSLATE2) and path.is_file())
     return [path for path in found if not _ignored(path.relative_to(folder))]
 
 

@@ -23,15 +23,22 @@ def config(path: str, *model_types: str) -> dict[str, Any]:
 
 
 def image_settings(path: str) -> dict[str, Any]:
-    """Return the picture part of a folder's processor (sizes, ``image_mean``, ``image_std``, rescaling).
+    """Return the picture part of a folder's processor (sizes, ``image_mean``, ``image_std``, rescaling)."""
+    return _settings(path, "image_processor")
 
-    Folders saved by transformers 5 have one file for all processors, older ones one of its own.
-    """
+
+def sound_settings(path: str) -> dict[str, Any]:
+    """Return the sound part of a folder's processor (``sampling_rate``, lengths, padding)."""
+    return _settings(path, "feature_extractor")
+
+
+def _settings(path: str, part: str) -> dict[str, Any]:
+    """Read one part: folders saved by transformers 5 have one file for all of them, older ones one for this."""
     old = Path(path) / "preprocessor_config.json"
     settings = read_json(old if old.is_file() else Path(path) / "processor_config.json")
-    inner = settings.get("image_processor", settings)
+    inner = settings.get(part, settings)
     if not isinstance(inner, dict):
-        raise ConfigError(f"{path}: its image processor has no settings")
+        raise ConfigError(f"{path}: its {part} has no settings")
     return inner
 
 
@@ -58,7 +65,7 @@ def load(kind: Any, path: str, precision: str, device: str, unread: tuple[str, .
 
     ensure_torchaudio()
     try:
-        with quiet():
+        with quiet(warnings=False):
             model, about = kind.from_pretrained(
                 path,
                 dtype=getattr(torch, precision),

@@ -50,22 +50,26 @@ def mel_matrix(settings: MelSettings) -> npt.NDArray[np.float64]:
 
 
 class LogMel:
-    """The spectrogram as a function on one device."""
+    """The spectrogram as a function on one device.
 
-    def __init__(self, settings: MelSettings, device: str) -> None:
+    ``dtype`` is what it reckons in: bands that hold next to nothing beside a loud tone are off by 8e-4 in float32,
+    7e-5 in float64, which takes twice the time (20 ms for a minute of sound).
+    """
+
+    def __init__(self, settings: MelSettings, device: str, dtype: torch.dtype = torch.float32) -> None:
         self.settings = settings
-        self.hann = torch.hann_window(settings.frame, periodic=True, device=device)
-        self.matrix = torch.from_numpy(mel_matrix(settings)).float().to(device)
+        self.hann = torch.hann_window(settings.frame, periodic=True, dtype=dtype, device=device)
+        self.matrix = torch.from_numpy(mel_matrix(settings)).to(device, dtype)
 
     def __call__(self, samples: Tensor) -> Tensor:
-        """Turn float32 samples (..., n), n >= frame, into natural log-mel (..., frames, bands)."""
+        """Turn float32 samples (..., n), n >= frame, into natural log-mel (..., frames, bands), float32."""
         frames = samples.unfold(-1, self.settings.frame, self.settings.hop)
         return torch.cat([self._bands(block) for block in torch.split(frames, BLOCK_FRAMES, dim=-2)], dim=-2)
 
     def _bands(self, frames: Tensor) -> Tensor:
         spectrum = torch.fft.rfft(frames * self.hann, self.settings.fft)
         magnitude = torch.sqrt(spectrum.real.square() + spectrum.imag.square())
-        return torch.log(magnitude @ self.matrix + self.settings.offset)
+        return torch.log(magnitude @ self.matrix + self.settings.offset).float()
 
     def patches(self, samples: npt.NDArray[np.float32], count: int, length: int, hop: int) -> Tensor:
         """Cut ``count`` patches of ``length`` frames every ``hop`` frames: (count, length, bands).

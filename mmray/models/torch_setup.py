@@ -34,14 +34,20 @@ def ensure_torchaudio() -> None:
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
-    """Keep transformers from drawing its own progress bars over ours while it reads or writes a checkpoint."""
+def quiet(warnings: bool = True) -> Iterator[None]:
+    """Keep transformers from drawing its own progress bars over ours while it reads or writes a checkpoint.
+
+    ``warnings`` False: nor does it warn, of tensors that it lacks or does not want; the caller looks at them.
+    """
     from transformers.utils import logging
 
-    shown = logging.is_progress_bar_enabled()
+    shown, level = logging.is_progress_bar_enabled(), logging.get_verbosity()
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    if not warnings:
+        logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     try:
         yield
     finally:
+        logging.set_verbosity(level)
         if shown:
             logging.enable_progress_bar()  # type: ignore[no-untyped-call]

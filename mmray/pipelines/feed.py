@@ -128,7 +128,8 @@ class Feed:
 
 def places(specs: Sequence[AnySpec]) -> int:
     """Return how many items may wait, by the size of the largest: memory is bounded whatever the medium's length."""
-    pictures = [spec.side_px**2 * spec.channels for spec in specs if isinstance(spec, FrameSpec)]
+    frames = [spec for spec in specs if isinstance(spec, FrameSpec)]
+    pictures = [spec.side_px * (spec.height_px or spec.side_px) * spec.channels for spec in frames]
     return min(64, max(2, QUEUE_BYTES // max(pictures, default=2**20)))
 
 

@@ -43,7 +43,7 @@ def _media_s(state: State) -> float:
 def _forecast(task: Task, state: State) -> dict[str, Any]:
     own = State([task], state.samples, state.media, state.segments, state.rows)
     rows = own.pending.to_dicts()
-    items = sum(predict.items(spec, row) for row in rows for spec in task.extractor.specs)
+    items = sum(predict.items(task.extractor, row) for row in rows)
     width = sum(task.extractor.dims(task.path).values()) or 8
     return {
         "name": task.as_,

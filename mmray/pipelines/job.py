@@ -1,6 +1,7 @@
 """What a configuration means: its extractors built, their weights found, their identities fixed."""
 
 import hashlib
+import importlib.util
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -23,7 +24,8 @@ class Task:
     id: str
     extractor: Extractor
     path: str | None
-    fingerprint: str | None
+    fingerprint: str | None  # of its checkpoints together
+    identity: Mapping[str, Any]  # what decides its numbers, as plain data
     source: str  # the column of the manifest it reads, or ID.text, ID.objects
     origin: str | None = None  # the id of the extractor it reads
     wave: int = 0  # those it reads run in an earlier one
@@ -41,24 +43,20 @@ class Task:
         return model.licence if model else None
 
     @property
-    def identity(self) -> dict[str, Any]:
-        """Return what decides its numbers, as plain data."""
-        return identity(self.extractor, self.source, self.fingerprint)
-
-    @property
     def whole_sample(self) -> bool:
         """Tell whether it needs a sample as one segment."""
         return self.extractor.whole_sample
 
 
-def identity(extractor: Extractor, source: str, fingerprint: str | None) -> dict[str, Any]:
+def identity(extractor: Extractor, source: str, found: Mapping[str, weights.Weights]) -> dict[str, Any]:
     """Return what decides an extractor's numbers: fields, code version and weights; nothing of where it runs."""
+    digests = {field: one.fingerprint for field, one in found.items()}
     without = {*extractor.execution, *extractor.companions}
     return {
         "name": extractor.name,
         "version": extractor.version,
         "fields": {**extractor.model_dump(mode="json", exclude=without), "source": source},
-        "weights": fingerprint,
+        "weights": digests if extractor.companions else next(iter(digests.values()), None),
     }
 
 
@@ -93,37 +91,38 @@ def _task(name: str, extractor: Extractor, origin: Task | None, where: str, file
         source = _column(extractor, columns) if origin is None else _output(extractor, origin)
     except ConfigError as error:
         raise ConfigError(f"{file}: {where}.source: {error}") from None
-    path, fingerprint = None, None
-    if extractor.checkpoint is not None:
-        found = []
-        for field in (extractor.checkpoint, *extractor.companions):
-            try:
-                if (wanted := getattr(extractor, field)) is not None:
-                    found.append(weights.resolve(wanted, extractor.formats))
-                if field == extractor.checkpoint:
-                    path = str(found[0].path)
-                    extractor = extractor.resolved(path)
-            except ConfigError as error:
-                raise ConfigError(f"{file}: {where}.{field}: {error}") from None
-        fingerprint = together(found)
-    number = provenance.fingerprint(identity(extractor, source, fingerprint))
+    if extractor.extra is not None and importlib.util.find_spec(extractor.extra[1]) is None:
+        needed = f"{extractor.name} needs the module {extractor.extra[1]}: pip install 'mmray[{extractor.extra[0]}]'"
+        raise ConfigError(f"{file}: {where}.name: {needed}")
+    path = None
+    found: dict[str, weights.Weights] = {}
+    for field in extractor.checkpoints:
+        try:
+            found[field] = weights.resolve(getattr(extractor, field), extractor.formats)
+            if field == extractor.checkpoint:
+                path = str(found[field].path)
+                extractor = extractor.resolved(path)
+        except ConfigError as error:
+            raise ConfigError(f"{file}: {where}.{field}: {error}") from None
+    about = identity(extractor, source, found)
     return Task(
-        name,
-        f"{extractor.name}-{number}",
-        extractor,
-        path,
-        fingerprint,
-        source,
-        origin.id if origin else None,
-        origin.wave + 1 if origin else 0,
+        as_=name,
+        id=f"{extractor.name}-{provenance.fingerprint(about)}",
+        extractor=extractor,
+        path=path,
+        fingerprint=together(list(found.values())),
+        identity=about,
+        source=source,
+        origin=origin.id if origin else None,
+        wave=origin.wave + 1 if origin else 0,
     )
 
 
-def together(found: Sequence[weights.Weights]) -> str:
-    """Return the fingerprint of the checkpoints of one extractor; random if any of them is."""
+def together(found: Sequence[weights.Weights]) -> str | None:
+    """Return the fingerprint of the checkpoints of one extractor; random if any of them is, None without any."""
     random = next((one.fingerprint for one in found if one.random), None)
-    if random or len(found) == 1:
-        return random or found[0].fingerprint
+    if random or len(found) < 2:
+        return random or (found[0].fingerprint if found else None)
     return hashlib.sha256("\n".join(one.fingerprint for one in found).encode()).hexdigest()
 
 
@@ -166,6 +165,8 @@ def build(name: str, settings: Mapping[str, Any], where: str, file: str) -> Extr
         given = {key: value for key, value in settings.items() if key in spec.model_fields and key not in values}
         if given:
             values[field] = validate(spec, _over(kind.model_fields[field].default, given), where, file)
+            if not kind.gather and (context := [key for key in ("before", "after") if given.get(key)]):
+                raise ConfigError(f"{file}: {where}.{context[0]}: {name} looks at each picture alone, without context")
     extractor = validate(kind, values, where, file)
     if wrong := [pooling for pooling in extractor.pooling if pooling not in kind.poolings]:
         raise ConfigError(

@@ -9,6 +9,7 @@ from mmray.specs import AnySpec, AudioSpec, FrameSpec
 
 PIXELS_PER_S = 5e8  # decoded by one core: 265 frames/s at 1080p, 597 at 720p, 2111 at 360p
 SOUND_PER_S = 1000.0  # seconds of sound decoded and resampled in a second
+CHUNK = 2000  # characters of a text that a model reads at once: about 500 tokens
 OPEN_S = 0.005
 
 
@@ -18,14 +19,20 @@ def seconds(row: dict[str, Any]) -> float:
     return max(0.0, float(end_s or 0.0) - float(row["start_s"]))
 
 
-def items(spec: AnySpec, row: dict[str, Any]) -> float:
-    """Return the pictures, windows or texts that a spec takes from a row of work."""
+def items(extractor: Extractor, row: dict[str, Any]) -> float:
+    """Return the pictures, windows, texts or whole clips that an extractor takes from a row of work."""
+    if extractor.gather and extractor.whole_sample:
+        return 1.0
+    return sum(_items(spec, row) for spec in extractor.specs)
+
+
+def _items(spec: AnySpec, row: dict[str, Any]) -> float:
     if isinstance(spec, AudioSpec):
         return seconds(row) / spec.hop_s
     if isinstance(spec, FrameSpec):
         rate = spec.fps or (row["fps"] or 25.0) / (spec.every or 1)
-        return spec.uniform or spec.candidates if spec.whole_sample else max(1.0, seconds(row) * rate)
-    return 1.0
+        return spec.uniform or spec.representative or max(1.0, seconds(row) * rate)
+    return max(1.0, len(row.get("text") or "") / CHUNK)
 
 
 def decode_core_s(specs: Sequence[AnySpec], row: dict[str, Any]) -> float:
@@ -38,7 +45,7 @@ def decode_core_s(specs: Sequence[AnySpec], row: dict[str, Any]) -> float:
 
 def model_core_s(extractor: Extractor, row: dict[str, Any]) -> float:
     """Return the core seconds an extractor takes for a row of work."""
-    return sum(items(spec, row) for spec in extractor.specs) / extractor.cpu_items_per_s
+    return items(extractor, row) / extractor.cpu_items_per_s
 
 
 def core_s(tasks: Sequence[Task], row: dict[str, Any]) -> float:

@@ -34,7 +34,7 @@ def _provenance(task: Task) -> dict[str, Any]:
     return {
         "id": task.id,
         "as": task.as_,
-        "identity": task.identity,
+        "identity": dict(task.identity),
         "config": extractor.model_dump(mode="json"),
         "kind": str(extractor.kind),
         "labels": list(extractor.labels(task.path) or extractor.summary),

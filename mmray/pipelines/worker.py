@@ -146,11 +146,10 @@ def loaded(task: Task, device: str) -> ExtractFn:
 
 def checkpoint(task: Task) -> str | None:
     """Return where a task's checkpoint is on this node; MmrayError where this node has another one."""
-    if task.path is None or task.extractor.checkpoint is None:
+    if task.path is None:
         return None
     extractor = task.extractor
-    names = [getattr(extractor, field) for field in (task.extractor.checkpoint, *extractor.companions)]
-    found = [weights.resolve(name, extractor.formats) for name in names if name is not None]
+    found = [weights.resolve(getattr(extractor, field), extractor.formats) for field in extractor.checkpoints]
     if together(found) != task.fingerprint:
         here = f"{socket.gethostname()}: {', '.join(str(one.path) for one in found)}"
         raise MmrayError(f"{here} holds other weights than the driver found ({task.id})")

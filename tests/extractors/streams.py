@@ -26,7 +26,8 @@ def frame(spec: FrameSpec, window: int, image: np.ndarray, width: int = 320, hei
 
 def frames(spec: FrameSpec, count: int, first: int = 0) -> list[Frame]:
     return [
-        frame(spec, window, picture(window // 3, spec.side_px, spec.channels)) for window in range(first, first + count)
+        frame(spec, window, picture(window // 3, spec.side_px, spec.channels)[: spec.height_px])
+        for window in range(first, first + count)
     ]
 
 

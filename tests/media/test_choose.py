@@ -48,6 +48,12 @@ def test_a_long_frame_serves_many_grid_points_with_its_own_time(uneven):
     assert items[12].start_s == pytest.approx(1.2) and items[12].end_s == pytest.approx(1.3)
 
 
+def test_a_point_a_millisecond_ahead_of_a_frame_is_that_frames(tmp_path):
+    uri = make(tmp_path / "a.mkv", [grey(i) for i in range(4)], fps=1000, pts=[0, 920, 961, 1000])
+    found = shown(uri, FrameSpec(fps=25, side_px=16))  # 0.961 - 0.96 is more than 0.001 in floating point
+    assert found[22:] == [(22, 0), (23, 1), (24, 2)]
+
+
 def test_every_ends_where_the_next_frame_begins(uneven):
     items, _ = frames(uneven, FrameSpec(every=1, side_px=16))
     assert [f.end_s for f in items[:-1]] == pytest.approx([f.start_s for f in items[1:]])
@@ -69,8 +75,26 @@ def test_context_repeats_the_segment_before_and_is_not_counted(steady):
     assert next(iter(decoding.outcomes.values())).frames == 5
 
 
-def test_there_is_no_context_before_the_start(steady):
-    assert shown(steady, FrameSpec(fps=5, side_px=16, before=4), 0.4, 0.8)[0] == (0, 0)
+def test_context_behind_is_the_start_of_the_next_segment_and_is_not_counted(steady):
+    items, decoding = frames(steady, FrameSpec(fps=5, side_px=16, before=1, after=2), 2.0, 3.0)
+    assert [(f.window, number(f.image, 25)) for f in items] == [(k, 2 * k) for k in range(9, 17)]
+    assert next(iter(decoding.outcomes.values())).frames == 5
+
+
+def test_there_is_no_context_beyond_the_ends(steady):
+    spec = FrameSpec(fps=5, side_px=16, before=4, after=4)
+    assert shown(steady, spec, 0.4, 0.8)[0] == (0, 0)
+    assert shown(steady, spec, 3.0, 3.6)[-1] == (19, 38)
+    assert shown(steady, spec, 2.0, 2.4, limit_s=2.8)[-1] == (13, 26)
+    assert shown(steady, spec, 2.4, None, limit_s=2.8)[-1] == (13, 26)
+
+
+def test_what_is_not_asked_for_is_not_written_down():
+    plain = FrameSpec(fps=5).model_dump()
+    assert plain == FrameSpec(fps=5, after=0, height_px=None).model_dump()
+    assert {"after", "height_px"}.isdisjoint(plain)  # or the ids of all extractors would change
+    wide = FrameSpec(fps=5, after=3, height_px=9, fit="squash")
+    assert FrameSpec.model_validate_json(wide.model_dump_json()) == wide
 
 
 def test_the_first_frame_stands_in_for_a_late_start(tmp_path):

@@ -135,8 +135,20 @@ def test_damage_counts_in_its_own_segment_only(tmp_path):
     for at in range(middle, middle + 400, 7):
         data[at] ^= 0xFF
     path.write_bytes(data)
-    statuses = [run(path, [EVERY], a, b)[1].outcomes[EVERY].status for a, b in ((0, 1.92), (1.92, 7.68), (7.68, None))]
-    assert statuses == ["ok", "partial", "ok"]
+    for spec in (EVERY, FrameSpec(fps=10, side_px=32, before=60, after=60)):  # its context reaches into the damage
+        segments = ((0, 1.92), (1.92, 7.68), (7.68, None))
+        statuses = [run(path, [spec], start_s, end_s)[1].outcomes[spec].status for start_s, end_s in segments]
+        assert statuses == ["ok", "partial", "ok"]
+
+
+def test_a_segment_ahead_of_where_a_film_was_cut_is_ok_though_its_context_is_missing(tmp_path):
+    whole = make(tmp_path / "whole.mp4", [noisy(i) for i in range(50)], muxing={"movflags": "faststart"})
+    data = Path(whole).read_bytes()
+    (tmp_path / "cut.mp4").write_bytes(data[: len(data) * 2 // 3])
+    spec = FrameSpec(fps=10, side_px=32, after=60)
+    items, decoding = run(tmp_path / "cut.mp4", [spec], 0.0, 1.92)
+    assert 20 < len(items) < 50
+    assert (decoding.outcomes[spec].status, decoding.outcomes[spec].frames) == ("ok", 20)
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,16 @@
 from fractions import Fraction
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
+from av.video.reformatter import Interpolation
 from PIL import Image, ImageOps
 
 from mmray.errors import Reason, SampleError
+from mmray.geometry import placed
 from mmray.media.decode import decode
+from mmray.media.picture import EXACT, linear
 from mmray.media.probe import probe
 from mmray.specs import FrameSpec
 from tests.media.making import grey, make, noisy
@@ -42,6 +46,15 @@ def test_exif_orientations_come_out_as_in_pillow(tmp_path, suffix, orientation):
     assert (frame.width, frame.height) == upright.size
     assert corners(frame.image) == corners(np.asarray(upright.resize((64, 64))))
     assert (probe(str(path)).width, probe(str(path)).height) == upright.size
+
+
+def test_a_squashed_picture_may_be_as_high_as_is_wanted(tmp_path):
+    uri = make(tmp_path / "a.mp4", [CORNERS])
+    with av.open(uri) as container:
+        frame = next(container.decode(video=0))
+        expected = frame.reformat(48, 27, "rgb24", interpolation=Interpolation.BICUBIC | EXACT).to_ndarray()
+    found = first(uri, FrameSpec(every=1, side_px=48, height_px=27, fit="squash")).image
+    assert (found == expected).all()
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -205,3 +218,55 @@ def test_a_second_picture_behind_the_first_is_not_the_picture(tmp_path):
     first_one.save(tmp_path / "a.jpg", format="MPO", save_all=True, append_images=[second])
     images = [item.image for _, item in decode(str(tmp_path / "a.jpg"), [WHOLE])]
     assert len(images) == 1 and distance(images[0], 30) < 2
+
+
+@pytest.fixture(scope="module")
+def letterboxes(test_data):
+    """Return, by name, a picture, what YOLOv7's own letterbox made of it with OpenCV, and (ratio, ratio, pad, pad)."""
+    with np.load(test_data.parent / "reference" / "yolov7_pre_post.npz") as arrays:
+        names = {name.removesuffix("__in_bgr") for name in arrays if name.endswith("__in_bgr")}
+        keys = ("in_bgr", "out_bgr", "ratio_pad")
+        return {name: tuple(arrays[f"{name}__{key}"] for key in keys) for name in sorted(names)}
+
+
+def test_a_letterbox_stands_where_yolov7s_does(letterboxes):
+    for picture, boxed, (ratio, _, pad_x, pad_y) in letterboxes.values():
+        height, width = picture.shape[:2]
+        side = max(boxed.shape[:2])
+        place = placed(FrameSpec(fps=1, side_px=side, fit="letterbox"), width, height)
+        assert (place.width_px, place.height_px) == (round(width * ratio), round(height * ratio))
+        # `auto` pads to the next 32 px only: the square has the rest of the grey, half on either side.
+        pads = (pad_x + (side - boxed.shape[1]) / 2, pad_y + (side - boxed.shape[0]) / 2)
+        assert (place.left_px, place.top_px) == tuple(round(pad - 0.1) for pad in pads)
+
+
+def test_linear_pixels_are_opencvs_to_the_bit(letterboxes, tmp_path):
+    squares = 0
+    for picture, boxed, (ratio, _, pad_x, pad_y) in letterboxes.values():
+        width, height = round(picture.shape[1] * ratio), round(picture.shape[0] * ratio)
+        left, top = round(pad_x - 0.1), round(pad_y - 0.1)
+        expected = boxed[top : top + height, left : left + width]
+        np.testing.assert_array_equal(linear(picture, width, height), expected)
+        if boxed.shape[0] == boxed.shape[1]:  # the whole way: from a file to the padded square
+            squares += 1
+            Image.fromarray(picture[..., ::-1]).save(tmp_path / "a.png")
+            spec = FrameSpec(every=1, side_px=len(boxed), fit="letterbox", interpolation="linear")
+            np.testing.assert_array_equal(first(tmp_path / "a.png", spec).image, boxed[..., ::-1])
+    assert squares >= 3
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 5), (7, 3), (640, 2)])
+def test_linear_takes_pictures_of_any_size(size):
+    picture = np.full((*size, 3), 77, np.uint8)
+    assert (linear(picture, 5, 9) == 77).all()
+    np.testing.assert_array_equal(linear(noisy(0, 16, 8), 16, 8), noisy(0, 16, 8))
+
+
+def test_linear_turns_and_cuts_as_the_others_do(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(CORNERS).save(tmp_path / "a.jpeg", exif=exif)
+    for changes in ({}, {"fit": "crop"}, {"fit": "letterbox"}, {"box": (0.1, 0.0, 0.9, 1.0)}):
+        specs = [WHOLE.model_copy(update={**changes, "interpolation": name}) for name in ("bilinear", "linear")]
+        smooth, sampled = (first(tmp_path / "a.jpeg", spec).image for spec in specs)
+        assert distance(smooth, sampled) < 3

@@ -11,7 +11,7 @@ from tests.media.making import make, noisy, tone
 
 FRAMES = [
     FrameSpec(every=3, side_px=32, fit="squash"),
-    FrameSpec(fps=4, side_px=24, before=2),
+    FrameSpec(fps=4, side_px=24, before=2, after=3),
     FrameSpec(fps=0.7, side_px=24, fit="letterbox"),
 ]
 SOUNDS = [AudioSpec(hop_s=0.48), AudioSpec(rate_hz=44_100, window_s=0.5, hop_s=0.5, tail="drop")]
@@ -91,6 +91,24 @@ def test_segments_joined_are_the_whole(medium, offset_s, limit_s):
         for key, samples in parts.items():
             np.testing.assert_allclose(samples, all_at_once[key], atol=1e-5)
     assert segment.duration_s == pytest.approx(run.duration_s)
+
+
+def test_context_is_the_neighbours_frames_and_nothing_else(medium):
+    uri, _ = medium
+    spec = FrameSpec(fps=12.5, side_px=48, height_px=27, fit="squash", before=75, after=74)
+    limit_s = 11.04
+    whole = [frame for _, frame in decode(uri, [spec], limit_s=limit_s)]
+    assert [frame.window for frame in whole] == list(range(138))
+    for start_s, end_s in zip(CUTS, [*CUTS[1:], None], strict=True):
+        segment = decode(uri, [spec], start_s, end_s, limit_s=limit_s)
+        frames = [frame for _, frame in segment]
+        first, stop = round(start_s * 12.5), 138 if end_s is None else round(end_s * 12.5)
+        expected = whole[max(0, first - 75) : stop + (0 if end_s is None else 74)]
+        assert [frame.window for frame in frames] == [frame.window for frame in expected]
+        assert all((a.image == b.image).all() for a, b in zip(frames, expected, strict=True))
+        outcome = segment.outcomes[spec]
+        assert (outcome.status, outcome.frames) == ("ok", stop - first)
+        assert outcome.media_s == pytest.approx((limit_s if end_s is None else end_s) - start_s)
 
 
 def test_exact_containers_are_entered_in_the_middle(medium, monkeypatch):

@@ -40,3 +40,25 @@ def test_only_a_word_beyond_the_limit_is_split_inside():
 def test_scripts_without_spaces_are_split_too():
     text = "漢字" * 40
     assert "".join(chunk(text, characters, 20)) == text
+
+
+def test_very_long_texts_are_counted_few_times():
+    counted = 0
+
+    def tokens(text: str) -> int:
+        nonlocal counted
+        counted += len(text)
+        return len(text) // 4 + 2
+
+    for text in ("word " * 200_000, "x" * 1_000_000):
+        counted = 0
+        pieces = chunk(text.strip(), tokens, 512)
+        assert counted < 6 * len(text)  # halving all the way, down from 500 pieces, would make it 10
+        assert "".join(pieces).replace(" ", "") == text.replace(" ", "")
+        assert max(map(tokens, pieces)) <= 512
+        assert min(map(len, pieces)) > 512
+
+
+def test_white_space_at_the_cuts_makes_no_piece():
+    assert chunk("a" + " " * 1000 + "b", characters, 8) == ["a", "b"]
+    assert chunk("", characters, 8) == [""]

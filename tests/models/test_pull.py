@@ -5,15 +5,19 @@ import threading
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 
 import fsspec
+import numpy as np
 import pytest
+from safetensors.numpy import save
 
 from mmray.errors import ConfigError, MmrayError
 from mmray.models import pull, weights
 from mmray.models.weights import Model
 
 CONTENT = b"network" * 1000
+TENSORS = save({"w": np.zeros(3, np.float32)})
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -129,10 +133,10 @@ def test_a_damaged_file_is_found(catalogued):
 
 
 def fake_snapshot(files, source, revision, local_dir, **patterns):
-    assert revision == "a" * 40
+    assert revision in ("a" * 40, None, "refs/pr/7")
     (local_dir / ".cache").mkdir()
-    for name in files:
-        (local_dir / name).write_bytes(b"content")
+    for name in files if revision else ["config.json"]:  # the main branch holds a pickle, which is not asked for
+        (local_dir / name).write_bytes(TENSORS if name.endswith(".safetensors") else b"content")
 
 
 def test_the_hub_gives_the_pinned_revision_without_pickles(catalogued, monkeypatch):
@@ -144,6 +148,30 @@ def test_the_hub_gives_the_pinned_revision_without_pickles(catalogued, monkeypat
     found = weights.resolve("some/net").path
     assert sorted(path.name for path in found.iterdir()) == ["config.json", "model.safetensors"]
     assert pull.verify() == [("net", True, "here; no sha256 is known for it")]
+
+
+def test_a_wrong_checksum_from_the_hub_keeps_nothing(catalogued, monkeypatch, tmp_path):
+    catalogued(source="some/net", revision="a" * 40, sha256="0" * 64, file="model.safetensors")
+    monkeypatch.setattr("huggingface_hub.snapshot_download", partial(fake_snapshot, ["model.safetensors"]))
+    with pytest.raises(
+        MmrayError, match=rf"model\.safetensors is {hashlib.sha256(TENSORS).hexdigest()}.*0000; nothing"
+    ):
+        pull.pull(["net"])
+    assert leftovers(tmp_path) == []
+
+
+@pytest.mark.parametrize("author", [pull.CONVERTER, "somebody"])
+def test_a_main_branch_of_pickles_is_read_from_the_hubs_own_conversion(catalogued, monkeypatch, author):
+    catalogued(source="some/net", sha256=None, file="model.safetensors")
+    request = SimpleNamespace(author=author, title=pull.CONVERSION, git_reference="refs/pr/7")
+    monkeypatch.setattr("huggingface_hub.HfApi.get_repo_discussions", lambda *words, **names: iter([request]))
+    monkeypatch.setattr("huggingface_hub.snapshot_download", partial(fake_snapshot, ["model.safetensors"]))
+    if author == pull.CONVERTER:
+        (place,) = pull.pull(["net"])
+        assert Path(place, "model.safetensors").read_bytes() == TENSORS
+    else:
+        with pytest.raises(MmrayError, match="no safetensors"):
+            pull.pull(["net"])
 
 
 def test_a_revision_without_safetensors_is_refused(catalogued, monkeypatch, tmp_path):

@@ -1,14 +1,22 @@
 """Names, paths and URLs to checkpoints; what identifies them."""
 
+import hashlib
 import json
 import os
+import re
 import subprocess
 import sys
 
+import numpy as np
 import pytest
+from safetensors.numpy import save
 
 from mmray.errors import ConfigError
+from mmray.extractors import registry
 from mmray.models import digest, weights
+from mmray.models.weights import Model
+
+LICENCES = {"Apache-2.0", "MIT", "BSD-3-Clause", "CC-BY-4.0", "GPL-3.0", "CC-BY-NC-4.0"}
 
 
 @pytest.fixture(autouse=True)
@@ -18,23 +26,116 @@ def home(tmp_path, monkeypatch):
     return tmp_path / "home"
 
 
-def hf_folder(folder, content=b"weights"):
+def tensors(value=0.0):
+    """Return the bytes of a safetensors file with two tensors: 88 + 12 + 80 bytes and more of header."""
+    return save({"first": np.full(3, value, np.float32), "last": np.full((4, 5), value, np.float32)})
+
+
+def hf_folder(folder, value=0.0):
     folder.mkdir(parents=True)
     (folder / "config.json").write_text("{}")
-    (folder / "model.safetensors").write_bytes(content)
+    (folder / "model.safetensors").write_bytes(tensors(value))
     return folder
 
 
-def test_the_catalogue_names_licence_and_source_of_every_model():
+@pytest.fixture
+def pinned(monkeypatch):
+    """Put one model in the catalogue, whose file must have the digest of these bytes."""
+
+    def put(content, name="some/net", file="model.safetensors"):
+        model = Model(name=name, source="some/net", file=file, sha256=hashlib.sha256(content).hexdigest())
+        monkeypatch.setattr(weights, "catalogue", lambda: (model,))
+        return model
+
+    return put
+
+
+def test_the_catalogue_is_complete():
     names = [model.name for model in weights.catalogue()]
     assert len(set(names)) == len(names)
-    assert {"yamnet", "yolox_nano", "sentence-transformers/all-MiniLM-L6-v2", "openai/clip-vit-base-patch32"} <= set(
-        names
-    )
     for model in weights.catalogue():
-        assert model.licence != "unknown"
-        assert model.on_hub or model.source.startswith("https://")
-        assert model.revision if model.on_hub else model.sha256
+        about = model.name
+        assert model.licence in LICENCES, about
+        assert model.non_commercial == ("-NC-" in model.licence), about
+        assert model.size_bytes and model.output and model.file, about
+        assert re.fullmatch(r"[0-9a-f]{40}", model.revision or "0" * 40), about
+        assert re.fullmatch(r"[0-9a-f]{64}", model.sha256 or "0" * 64), about
+        assert model.extractor in registry.BUILT_IN, about
+        if "://" in model.source:
+            assert model.source.startswith("https://"), about
+            assert model.revision is None, about
+
+
+def test_what_the_extractors_take_by_default_is_in_the_catalogue():
+    for name in registry.BUILT_IN:
+        kind = registry.get(name)
+        for field in [kind.checkpoint, *kind.companions] if kind.checkpoint else kind.companions:
+            default = kind.model_fields[field].default
+            if default is not None:
+                assert weights.find(default), f"{name}.{field}: {default}"
+                assert weights.find(default).extractor == name or field != kind.checkpoint
+
+
+def test_other_contents_than_the_catalogue_pins_are_refused(home, pinned):
+    pinned(tensors(1))
+    file = hf_folder(home / "models" / "some--net", 1) / "model.safetensors"
+    assert weights.resolve("some/net").path == file.parent
+    file.write_bytes(tensors(2))
+    found, wanted = (hashlib.sha256(tensors(value)).hexdigest() for value in (2, 1))
+    with pytest.raises(ConfigError, match=rf"{file} is {found}, and should be {wanted}.*mmray models pull some/net"):
+        weights.resolve("some/net")
+    assert weights.whole("some/net") == file.parent
+    assert weights.resolve(str(file.parent)).path == file.parent  # named by its path, it is whatever it is
+
+
+def test_a_pinned_file_that_is_missing_is_named(home, pinned):
+    pinned(b"", file="other.safetensors")
+    hf_folder(home / "models" / "some--net")
+    with pytest.raises(ConfigError, match=r"some--net/other\.safetensors: is missing"):
+        weights.resolve("some/net")
+
+
+def test_random_weights_may_stand_for_pinned_ones(home, pinned):
+    pinned(tensors(1))
+    folder = hf_folder(home / "models" / "some--net", 2)
+    (folder / digest.MARKER).write_text('{"seed": 3}')
+    assert weights.resolve("some/net").fingerprint == "random:3"
+
+
+@pytest.mark.parametrize("lost", [1, 80, 85])
+def test_a_file_cut_short_is_named_with_its_tensor(tmp_path, lost):
+    folder = hf_folder(tmp_path / "net")
+    file = folder / "model.safetensors"
+    file.write_bytes(tensors()[:-lost])
+    for name in (folder, file):
+        with pytest.raises(ConfigError, match=rf"{file}: is cut short: {lost} bytes are missing, of 'last'.*copy"):
+            weights.resolve(str(name))
+
+
+def header(about):
+    text = json.dumps(about).encode()
+    return len(text).to_bytes(8, "little") + text
+
+
+LIES = {
+    b"": "is empty",
+    b"\x01": "is not a safetensors file",
+    b"\xff" * 8 + b"{}": "its header is longer than the file",
+    b"version https://git-lfs.github.com/spec/v1": "its header is longer than the file",
+    header([]): "is not a safetensors file",
+    header({"w": {}}): "is not a safetensors file",
+    header({"w": {"dtype": "F32", "shape": [2], "data_offsets": ["0", None]}}): "is not a safetensors file",
+    header({"w": {"dtype": "F32", "shape": [9], "data_offsets": [0, 8]}}) + b"8" * 8: r"'w' of shape \[9\] in 8 bytes",
+    header({"w": {"dtype": "F32", "shape": [2], "data_offsets": [8, 0]}}) + b"8" * 8: r"'w' of shape \[2\] in -8 bytes",
+}
+
+
+@pytest.mark.parametrize(("content", "said"), LIES.items())
+def test_a_file_that_is_none_is_named(tmp_path, content, said):
+    folder = hf_folder(tmp_path / "net")
+    (folder / "model.safetensors").write_bytes(content)
+    with pytest.raises(ConfigError, match=rf"{folder}/model\.safetensors: .*{said}"):
+        weights.resolve(str(folder))
 
 
 def test_the_catalogue_is_light():
@@ -97,9 +198,9 @@ def test_a_broken_or_forbidden_memory_of_digests_is_no_obstacle(tmp_path, home, 
 def test_a_pulled_model_is_found_by_name(home):
     folder = hf_folder(home / "models" / "openai--clip-vit-base-patch32")
     assert weights.resolve("openai/clip-vit-base-patch32").path == folder
-    (home / "models" / "yamnet").mkdir()
-    (home / "models" / "yamnet" / "yamnet.h5").write_bytes(b"h5")
-    assert weights.resolve("yamnet").path.name == "yamnet.h5"
+    (home / "models" / "yolov7").mkdir()
+    (home / "models" / "yolov7" / "yolov7.pt").write_bytes(b"network")
+    assert weights.resolve("yolov7", frozenset({".pt"})).path.name == "yolov7.pt"
 
 
 def test_a_name_of_the_catalogue_never_means_a_folder_of_that_name(tmp_path, monkeypatch):
@@ -139,6 +240,24 @@ def test_pickles_are_refused(tmp_path, name):
         weights.resolve(str(tmp_path))
 
 
+def test_a_folder_of_ctranslate2_is_no_pickle(tmp_path):
+    folder = tmp_path / "whisper"
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    (folder / "model.bin").write_bytes(b"\x06\0\0\0" + b"\x0c\0" + b"WhisperSpec\0" + b"tensors")
+    found = weights.resolve(str(folder))
+    assert found.path == folder
+    url = weights.resolve(f"local://{folder}")
+    assert url.fingerprint == found.fingerprint
+    with (folder / "model.bin").open("ab") as file:
+        file.write(b"!")
+    assert weights.resolve(str(folder)).fingerprint != found.fingerprint
+    for content in (b"", b"\x80\x04\x95pickle", b"PK\x03\x04 of torch.save"):
+        (folder / "model.bin").write_bytes(content)
+        with pytest.raises(ConfigError, match="pickles only"):
+            weights.resolve(str(folder))
+
+
 def test_a_folder_without_a_checkpoint_or_with_two_is_refused(tmp_path):
     with pytest.raises(ConfigError, match="none"):
         weights.resolve(str(tmp_path))
@@ -149,15 +268,15 @@ def test_a_folder_without_a_checkpoint_or_with_two_is_refused(tmp_path):
 
 
 def test_a_url_is_fetched_once_and_again_when_it_changes(tmp_path):
-    folder = hf_folder(tmp_path / "shared" / "clip", b"one")
+    folder = hf_folder(tmp_path / "shared" / "clip", 1)
     url = f"local://{folder}"  # local://: by way of fsspec, as s3:// would be
     first = weights.resolve(url)
-    assert (first.path / "model.safetensors").read_bytes() == b"one"
+    assert (first.path / "model.safetensors").read_bytes() == tensors(1)
     assert weights.resolve(url).path == first.path
-    (folder / "model.safetensors").write_bytes(b"two")
+    (folder / "model.safetensors").write_bytes(tensors(2))
     os.utime(folder / "model.safetensors", ns=(1, 1))
     second = weights.resolve(url)
-    assert (second.path / "model.safetensors").read_bytes() == b"two"
+    assert (second.path / "model.safetensors").read_bytes() == tensors(2)
     assert second.fingerprint != first.fingerprint
 
 

@@ -14,14 +14,30 @@ import torch
 from mmray.config import nearest
 from mmray.errors import ConfigError
 from mmray.models import digest
-from mmray.models.tiny import pictures, sounds, texts
+from mmray.models.tiny import clap, detectors, pictures, sounds, speech, texts, transnetv2, vggish, video, yolov7
 
 # One folder each. A maker gets the folder, and numpy's random numbers; torch's are seeded.
 MAKERS: dict[str, Callable[[Path, np.random.RandomState], None]] = {
+    "clap": clap.make_clap,
+    "clap_fused": clap.make_clap_fused,
     "clip": pictures.make_clip,
+    "dfine": detectors.make_dfine,
+    "distilbert": texts.make_distilbert,
+    "rtdetr": detectors.make_rtdetr,
     "sbert": texts.make_sbert,
+    "silero_vad": speech.make_gate,
+    "summary": texts.make_summary,
+    "transnetv2": transnetv2.make_transnetv2,
+    "vggish": vggish.make_vggish,
+    "vggish_pca": vggish.make_vggish_pca,
+    "videomae": video.make_videomae,
+    "vitmae": video.make_vitmae,
+    "vivit": video.make_vivit,
+    "whisper": speech.make_whisper,
     "yamnet": sounds.make_yamnet,
+    "yolov7": yolov7.make_yolov7,
     "yolox": pictures.make_yolox,
+    "zero_shot": texts.make_zero_shot,
 }
 
 
