@@ -72,6 +72,28 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("--pooling", default="mean", metavar="P")
     one.add_argument("-o", "--output", required=True, metavar="FILE")
 
+    one = verb("study", _study, "every combination of embeddings, fusion, classifier and labels; a leaderboard")
+    one.add_argument("config", metavar="CONFIG")
+    one.add_argument("--store", metavar="S", help="instead of the configuration's")
+    one.add_argument("--out", metavar="DIR", help="instead of the configuration's")
+    one.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", dest="settings", help="any key: a.b=VALUE"
+    )
+
+    one = verb("search", _search, "the samples nearest to a text, a picture, a sound or another sample")
+    one.add_argument("store", metavar="STORE")
+    asked = one.add_mutually_exclusive_group(required=True)
+    asked.add_argument("--text", metavar="T")
+    asked.add_argument("--image", metavar="F", help="a picture, or a video")
+    asked.add_argument("--audio", metavar="F", help="anything with sound")
+    asked.add_argument("--sample", metavar="ID", help="a sample of the store; it is left out of the results")
+    one.add_argument("-k", type=_positive, default=10, metavar="K", help="how many samples (10)")
+    one.add_argument("--in", dest="partition", metavar="NAME|ID", help="an extractor; default: the only one in reach")
+    one.add_argument("--pooling", metavar="P", help="of the vectors to compare with (mean)")
+    one.add_argument("--windows", action="store_true", help="compare with single windows; say which was best")
+    one.add_argument("--where", action="append", default=[], metavar="COLUMN=VALUE", help="only such samples")
+    one.add_argument("--html", metavar="FILE", help="also write a page with thumbnails and players")
+
     one = verb("doctor", _doctor, "what this machine has and lacks, and which extractors can run on it")
     one.add_argument("config", metavar="CONFIG", nargs="?", help="look at the extractors of a run instead of all")
 
@@ -175,6 +197,42 @@ def _export(arguments: argparse.Namespace) -> tuple[int, dict[str, Any]]:
     from mmray.pipelines import export
 
     return DONE, export.export(arguments.store, arguments.extractor, arguments.pooling, arguments.output)
+
+
+def _study(arguments: argparse.Namespace) -> tuple[int, dict[str, Any]]:
+    from mmray.config import read_yaml
+
+    if read_yaml(arguments.config).get("kind") == "crossmodal":
+        from mmray.fusion import crossmodal
+
+        maps = crossmodal.load_crossmodal(
+            arguments.config, arguments.settings, store=arguments.store, out=arguments.out
+        )
+        return DONE, crossmodal.run(maps)
+    from mmray.fusion.config import load_study
+    from mmray.pipelines import study
+
+    config = load_study(arguments.config, arguments.settings, store=arguments.store, out=arguments.out)
+    result = study.run(config, arguments.config)
+    if missing := result["cells"] - result["done"]:
+        log.error("%d of %d cells have no figures: see the leaderboard's last rows", missing, result["cells"])
+    return (FAILURES if missing else DONE), result
+
+
+def _search(arguments: argparse.Namespace) -> tuple[int, dict[str, Any]]:
+    from mmray.pipelines import search
+
+    means = next(name for name in search.MEANS if getattr(arguments, name) is not None)
+    question = search.Question(
+        means=means,
+        value=getattr(arguments, means),
+        k=arguments.k,
+        partition=arguments.partition,
+        pooling=arguments.pooling,
+        by_window=arguments.windows,
+        where=arguments.where,
+    )
+    return DONE, search.run(arguments.store, question, arguments.html)
 
 
 def _doctor(arguments: argparse.Namespace) -> tuple[int, dict[str, Any]]:

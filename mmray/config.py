@@ -5,8 +5,9 @@ where one is near, the right key.
 """
 
 import difflib
+import re
 from pathlib import Path
-from typing import Annotated, Any, Self, TypeVar
+from typing import Annotated, Any, Self, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -31,6 +32,13 @@ class Entry(BaseModel):
     @classmethod
     def _default_as(cls, data: Any) -> Any:
         return {**data, "as": data.get("as", data["name"])} if isinstance(data, dict) and "name" in data else data
+
+    @field_validator("as_")
+    @classmethod
+    def _plain(cls, value: str) -> str:
+        if not re.fullmatch(r"[\w-]+", value):
+            raise ValueError("is made of letters, digits, - and _")
+        return value
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -148,6 +156,7 @@ def _owner(model: type[BaseModel], location: tuple[Any, ...]) -> type[BaseModel]
     for part in location:
         field = model.model_fields.get(str(part))
         inner = getattr(field, "annotation", None)
+        inner = next((one for one in get_args(inner) if isinstance(one, type) and issubclass(one, BaseModel)), inner)
         if isinstance(inner, type) and issubclass(inner, BaseModel):
             model = inner
     return model
@@ -200,7 +209,9 @@ def _set(node: Any, path: list[str], value: Any, setting: str) -> Any:
 
 
 def _place(node: list[Any], key: str, setting: str) -> int:
-    names = [item.get("as", item.get("name")) if isinstance(item, dict) else None for item in node]
+    names = [
+        item.get("as", item.get("name", item.get("extractor"))) if isinstance(item, dict) else None for item in node
+    ]
     if key in names:
         return names.index(key)
     if key.isdigit() and int(key) < len(node):

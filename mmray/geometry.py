@@ -31,6 +31,10 @@ class Placement:
     height_px: int
     left_px: int
     top_px: int
+    # Of a letterbox: scale and padding before they were rounded to pixels, by which detectors find the way back.
+    ratio: float | None = None
+    pad_x_px: float = 0.0
+    pad_y_px: float = 0.0
 
     @property
     def scale_x(self) -> float:
@@ -43,7 +47,15 @@ class Placement:
         return self.height_px / self.box_height_px
 
     def to_source(self, x: Floats, y: Floats) -> tuple[Floats, Floats]:
-        """Map points of the output to the source, both in pixels; nothing is clipped."""
+        """Map points of the output to the source, both in pixels; nothing is clipped.
+
+        Of a letterbox by the unrounded scale and padding, as YOLOv7 and YOLOX do: up to a pixel from where it stands.
+        """
+        if self.ratio is not None:
+            return (
+                (x - self.pad_x_px) / self.ratio + self.box_left_px,
+                (y - self.pad_y_px) / self.ratio + self.box_top_px,
+            )
         return (
             (x - self.left_px) / self.scale_x + self.box_left_px,
             (y - self.top_px) / self.scale_y + self.box_top_px,
@@ -65,23 +77,27 @@ def placed(spec: FrameSpec, width: int, height: int) -> Placement:
     box_top, box_height = _span(y1, y2, height)
     side = spec.side_px
     left = top = 0
+    ratio, pad_x, pad_y = None, 0.0, 0.0
     if spec.fit == "squash":
         new_width, new_height = side, spec.height_px or side
     elif spec.fit == "letterbox":
         ratio = min(side / box_height, side / box_width)
-        new_width, new_height = max(1, round(box_width * ratio)), max(1, round(box_height * ratio))
         if spec.anchor == "centre":
+            new_width, new_height = max(1, round(box_width * ratio)), max(1, round(box_height * ratio))
             # YOLOv5's and v7's rule for an odd remainder: the smaller half goes to the left and the top.
             left, top = round((side - new_width) / 2 - 0.1), round((side - new_height) / 2 - 0.1)
+            pad_x, pad_y = (side - box_width * ratio) / 2, (side - box_height * ratio) / 2
+        else:  # YOLOX's: lengths are cut to whole pixels, not rounded
+            new_width, new_height = max(1, int(box_width * ratio)), max(1, int(box_height * ratio))
     else:
-        # torchvision's Resize and CenterCrop: the longer side is rounded down.
+        # As image processors of transformers: the longer side and half of what is cut off are rounded down.
         shorter = min(box_width, box_height)
         new_width, new_height = side * box_width // shorter, side * box_height // shorter
         if spec.anchor == "centre":
             left, top = -((new_width - side) // 2), -((new_height - side) // 2)
     return Placement(
-        width, height, box_left, box_top, box_width, box_height, new_width, new_height, left, top
-    )  # fmt: skip
+        width, height, box_left, box_top, box_width, box_height, new_width, new_height, left, top, ratio, pad_x, pad_y
+    )
 
 
 def _span(start: float, end: float, length: int) -> tuple[int, int]:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 COUNTS = ("ok", "partial", "failed", "skipped", "pending")
+TEXT_LETTERS = 60
 
 
 def text(verb: str, result: dict[str, Any]) -> str:
@@ -17,6 +18,8 @@ def text(verb: str, result: dict[str, Any]) -> str:
         "doctor": _doctor,
         "manifest": _manifest,
         "export": _export,
+        "search": _search,
+        "study": _study,
     }
     return special.get(verb, _plain)(result)
 
@@ -38,7 +41,9 @@ def _account(result: dict[str, Any]) -> str:
     rows = []
     for extractor, counts in result["accounts"].items():
         reasons = ", ".join(f"{reason} {count}" for reason, count in counts["reasons"].items())
-        rows.append([extractor, *(counts[name] for name in COUNTS), reasons])
+        called = result["names"].get(extractor, extractor)
+        shown = extractor if called == extractor.rpartition("-")[0] else f"{extractor} ({called})"
+        rows.append([shown, *(counts[name] for name in COUNTS), reasons])
     sums = "adds up" if result["adds_up"] else "DOES NOT ADD UP"
     total = f"{result['samples']} samples x {len(rows)} extractors: the account {sums}"
     return f"{table(['extractor', *COUNTS, 'reasons'], rows)}\n{total}"
@@ -159,6 +164,74 @@ def _manifest(result: dict[str, Any]) -> str:
 
 def _export(result: dict[str, Any]) -> str:
     return f"{result['output']}: {result['samples']} samples x {result['dim']} ({result['pooling']})"
+
+
+def _search(result: dict[str, Any]) -> str:
+    rows = [
+        [
+            one["rank"],
+            f"{one['score']:.4f}",
+            one["sample_id"],
+            one.get("label", ""),
+            f"{one['start_s']:.2f} to {one['end_s']:.2f} s" if "end_s" in one else "",
+            _short(one.get("text", "")),
+        ]
+        for one in result["results"]
+    ]
+    head = ["rank", "score", "sample", "label", "window", "text"]
+    used = [place for place in range(len(head)) if place < 3 or any(row[place] for row in rows)]
+    lines = [table([head[place] for place in used], [[row[place] for place in used] for row in rows])]
+    how = "compared" if result["exact"] else "indexed; the nearest of them, but for a few"
+    lines.append(f"{result['extractor']}: {result['compared']} vectors {how}")
+    if result["left_out"]:
+        lines[-1] += f", {result['left_out']} left out (NaN, infinite or zero)"
+    if result["html"]:
+        lines.append(f"page: {result['html']}")
+    return "\n".join(lines)
+
+
+def _short(text: str) -> str:
+    words = " ".join(text.split())
+    return words if len(words) <= TEXT_LETTERS else f"{words[:TEXT_LETTERS]}…"
+
+
+def _crossmodal(result: dict[str, Any]) -> str:
+    columns = ("recall_at_1", "recall_at_5", "recall_at_10", "median_rank", "different_answers")
+    found = {"chance": result["chance"], **result["maps"]}
+    rows = [[name, *(f"{about[column]:.3g}" for column in columns)] for name, about in found.items()]
+    excluded = ", ".join(f"{reason} {count}" for reason, count in result["excluded"].items() if count)
+    lines = [
+        table(["map", *(column.replace("_", " ") for column in columns)], rows),
+        f"{result['pairs']} pairs: fitted on {result['fitted_on']}, asked {result['asked']} among "
+        f"{result['candidates']} candidates",
+    ]
+    return "\n".join([*lines, f"left out: {excluded}"] if excluded else lines)
+
+
+def _study(result: dict[str, Any]) -> str:
+    if "maps" in result:
+        return _crossmodal(result)
+    head = ["#", "embeddings", "fusion", "classifier", "labels", "n", "accuracy", "95 %", "macro F1", "published", ""]
+    rows = [
+        [
+            *(row[name] for name in ("rank", "embeddings", "fusion", "classifier", "labels")),
+            row["samples"] or "-",
+            "-" if row["accuracy"] is None else f"{row['accuracy']:.3f}",
+            "" if row["accuracy"] is None else f"{row['accuracy_low']:.3f}-{row['accuracy_high']:.3f}",
+            "-" if row["macro_f1"] is None else f"{row['macro_f1']:.3f}",
+            "" if row["published"] is None else f"{row['published']:.3f} (table {row['table']})",
+            "" if row["status"] == "done" else f"{row['status']}: {row['detail']}",
+        ]
+        for row in result["leaderboard"]
+    ]
+    lines = [table(head, rows)]
+    if any(row["published"] is not None for row in result["leaderboard"]):
+        lines.append("published: the document's own figures, of its own corpus; not a result of this study")
+    lines += [f"LEAK: {warning}" for warning in result["warnings"]]
+    lines += [f"left out: {note}" for note in result["notes"]]
+    counts = f"{result['done']} done, {result['failed']} failed, {result['timed_out']} timed out"
+    lines.append(f"{result['cells']} cells: {counts}; {result['computed']} computed now, {result['seconds']:.1f} s")
+    return "\n".join([*lines, f"report: {result['report']}"])
 
 
 def _plain(result: dict[str, Any]) -> str:

@@ -55,8 +55,9 @@ class Extractor(BaseModel):
     cpu_items_per_s: ClassVar[float] = 50.0
     # The field that names the checkpoint ("weights" for a file, "model" for a folder), if there is one.
     checkpoint: ClassVar[Literal["weights", "model"] | None] = None
-    # Fields that name further checkpoints (None: not wanted); `load` finds them with `weights.resolve`.
-    companions: ClassVar[tuple[str, ...]] = ()
+    # Fields that name further checkpoints (None: not wanted), with the suffixes read beside those any extractor may be
+    # given; `load` finds them with `weights.resolve`.
+    companions: ClassVar[dict[str, frozenset[str]]] = {}
     # Suffixes of checkpoint files that it reads beside those any extractor may be given (weights.FILES).
     formats: ClassVar[frozenset[str]] = frozenset()
     # The extra (`pip install mmray[EXTRA]`) it needs, and a module that tells whether that is installed.
@@ -83,6 +84,10 @@ class Extractor(BaseModel):
         fields = (self.checkpoint, *self.companions) if self.checkpoint else ()
         return tuple(field for field in fields if getattr(self, field) is not None)
 
+    def formats_of(self, field: str) -> frozenset[str]:
+        """Return the suffixes that the checkpoint of a field may have beside those any extractor may be given."""
+        return self.formats if field == self.checkpoint else self.companions[field]
+
     @property
     def half(self) -> bool:
         """Tell whether vectors are kept as float16."""
@@ -97,8 +102,12 @@ class Extractor(BaseModel):
         return self
 
     def dims(self, path: str | None) -> dict[str, int]:
-        """Return the lengths of the vector columns (``embedding``, ``scores``), read from the checkpoint if need be."""
-        raise NotImplementedError
+        """Return the lengths of the vector columns (``embedding``, ``scores``), read from the checkpoint if need be.
+
+        Nothing where a row has no vector (texts, detections, named columns).
+        """
+        del path
+        return {}
 
     def labels(self, path: str | None) -> tuple[str, ...]:
         """Return the names of the scores or classes, for provenance; empty where there are none."""

@@ -8,7 +8,6 @@ from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
-import numpy.typing as npt
 from pydantic import model_validator
 
 from mmray.errors import ConfigError
@@ -16,6 +15,8 @@ from mmray.extractors.base import ExtractFn, Extractor, Kind, Precision
 from mmray.extractors.sounds import window_rows
 from mmray.extractors.texts import embedded, with_text_source
 from mmray.models import hub
+from mmray.models.tokenizer import by_length
+from mmray.models.vectors import Vectors
 from mmray.specs import AnySpec, AudioSpec, Rows, TextSpec, Wave
 
 DEFAULT_RATE_HZ = 48_000
@@ -35,6 +36,7 @@ class Clap(Extractor):
     name: ClassVar[str] = "clap"
     kind: ClassVar[Kind] = Kind.EMBEDDING
     checkpoint = "model"
+    version: ClassVar[int] = 2  # 2: special tokens in a text are words
     cpu_items_per_s: ClassVar[float] = 2.3  # windows of 10 s, of which the spectrograms take 4 %; texts 30
 
     modality: Literal["audio", "text"] = "audio"
@@ -58,12 +60,12 @@ class Clap(Extractor):
         if self.modality == "text":
             return self
         about = hub.sound_settings(path)
-        rate_hz, longest_s = about.get("sampling_rate", DEFAULT_RATE_HZ), about.get("max_length_s", 10)
+        rate_hz, longest_s = about.typed("sampling_rate", DEFAULT_RATE_HZ), about.typed("max_length_s", 10.0)
         if self.sound.rate_hz not in (rate_hz, DEFAULT_RATE_HZ):
             raise ConfigError(f"clap: rate_hz is {self.sound.rate_hz}, and {path} takes sound at {rate_hz}")
         if self.sound.window_s > longest_s:
-            raise ConfigError(f"clap: window_s is {self.sound.window_s:g}, and {path} takes at most {longest_s} s")
-        fused = bool(settings.get("audio_config", {}).get("enable_fusion", False))
+            raise ConfigError(f"clap: window_s is {self.sound.window_s:g}, and {path} takes at most {longest_s:g} s")
+        fused = settings.part("audio_config").typed("enable_fusion", False)
         if fused != (about.get("truncation", "fusion") == "fusion"):
             raise ConfigError(
                 f"{path}: config.json says enable_fusion: {fused}, and its feature extractor has "
@@ -73,7 +75,7 @@ class Clap(Extractor):
 
     def dims(self, path: str | None) -> dict[str, int]:
         """Return the length of the embedding, from the folder's configuration."""
-        return {"embedding": int(hub.config(path or "", "clap").get("projection_dim", 512))}
+        return {"embedding": hub.config(path or "", "clap").typed("projection_dim", 512)}
 
     def load(self, device: str, path: str | None) -> ExtractFn:
         """Load one tower of a ClapModel folder, offline."""
@@ -109,10 +111,10 @@ class Clap(Extractor):
 
         tower = TextTower(path, self.precision, device)
 
-        def embed(pieces: list[str]) -> npt.NDArray[np.float32]:
-            order = sorted(range(len(pieces)), key=lambda place: len(pieces[place]))  # little padding in a batch
-            batches = [order[start : start + self.batch_size] for start in range(0, len(order), self.batch_size)]
-            vectors = np.concatenate([tower([pieces[place] for place in batch]) for batch in batches])
-            return vectors[np.argsort(order)]
+        def embed(pieces: list[str]) -> Vectors:
+            vectors = np.zeros((len(pieces), tower.dim), np.float32)
+            for batch in by_length([len(piece) for piece in pieces], self.batch_size):
+                vectors[batch] = tower([pieces[place] for place in batch])
+            return vectors
 
-        return lambda items: embedded(items, tower.tokens, tower.limit, embed)
+        return lambda items: embedded(items, tower.tokenizer.count, tower.tokenizer.limit, embed)

@@ -55,11 +55,6 @@ class Descriptors(Extractor):
     sound: AudioSpec = AudioSpec(rate_hz=16_000, window_s=WINDOW_S, hop_s=WINDOW_S)
     pooling: tuple[Pooling, ...] = ("summary",)
 
-    def dims(self, path: str | None) -> dict[str, int]:
-        """Return nothing: descriptors are named columns, those of ``summary``."""
-        del path
-        return {}
-
     def load(self, device: str, path: str | None) -> ExtractFn:
         """Return the function; there is nothing to load."""
         del device, path

@@ -4,14 +4,15 @@ Source: Sanh et al. 2019, DistilBERT. Weights: distilbert/distilbert-base-uncase
 named.
 """
 
-from typing import Any, ClassVar, Literal, Self
+from typing import ClassVar, Literal, Self
 
 import numpy as np
-import numpy.typing as npt
 
 from mmray.extractors.base import ExtractFn, Extractor, Kind, Precision
-from mmray.extractors.texts import Tokenizer, by_length, embedded
+from mmray.extractors.texts import embedded
 from mmray.models import hub
+from mmray.models.tokenizer import Tokenizer, by_length
+from mmray.models.vectors import Vectors, pooled
 from mmray.specs import TextSpec
 
 TYPES = ("distilbert", "bert", "roberta", "xlm-roberta", "mpnet")
@@ -48,40 +49,25 @@ class DistilBert(Extractor):
     def dims(self, path: str | None) -> dict[str, int]:
         """Return the length of the embedding, from the folder's configuration."""
         about = hub.config(path or "", *TYPES)
-        return {"embedding": int(about.get("dim") or about.get("hidden_size", WIDTH))}
+        return {"embedding": about.typed("dim" if "dim" in about else "hidden_size", WIDTH)}
 
     def load(self, device: str, path: str | None) -> ExtractFn:
         """Load a folder of the hub, offline."""
         import torch
 
-        from mmray.models.torch_setup import ensure_torchaudio
-
         assert path is not None
         hub.config(path, *TYPES)
-        ensure_torchaudio()
-        from transformers import AutoModel
-
         # Nothing reads what a pooling layer makes, and checkpoints trained on masked words have none.
-        model = hub.load(AutoModel, path, self.precision, device, unread=("pooler.",))
+        model = hub.load("AutoModel", path, self.precision, device, unread=("pooler.",))
         tokenizer = Tokenizer(path, model.config, model.device)
 
         @torch.inference_mode()
-        def embed(pieces: list[str]) -> npt.NDArray[np.float32]:
+        def embed(pieces: list[str]) -> Vectors:
             vectors = np.zeros((len(pieces), model.config.hidden_size), np.float32)
             for batch in by_length([len(piece) for piece in pieces], self.batch_size):
                 inputs = tokenizer([pieces[place] for place in batch])
-                hidden = model(**inputs).last_hidden_state.float()
-                vectors[batch] = _pooled(hidden, inputs["attention_mask"], self.token_pooling).cpu().numpy()
+                states = model(**inputs).last_hidden_state
+                vectors[batch] = pooled(states, self.token_pooling, inputs["attention_mask"])
             return vectors
 
         return lambda items: embedded(items, tokenizer.count, tokenizer.limit, embed)
-
-
-def _pooled(hidden: Any, mask: Any, how: str) -> Any:
-    """Reduce hidden states (n, tokens, dim) to (n, dim); padding (0 in ``mask`` (n, tokens)) counts for nothing."""
-    if how == "cls":
-        return hidden[:, 0]
-    there = mask.unsqueeze(-1)
-    if how == "max":
-        return hidden.masked_fill(there == 0, float("-inf")).amax(1)
-    return (hidden * there).sum(1) / there.sum(1)

@@ -7,9 +7,10 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from mmray.extractors.base import ExtractFn, Extractor, Precision
-from mmray.extractors.pictures import Library, Preparation, fitted, pooled
+from mmray.extractors.pictures import Coloured, Defaults, Preparation, fitted
 from mmray.models import hub
-from mmray.specs import Frame, FrameSpec, Gathered, Rows
+from mmray.models.vectors import pooled
+from mmray.specs import Frame, Gathered, Rows
 
 
 class Footage(Extractor):
@@ -18,10 +19,10 @@ class Footage(Extractor):
     gather: ClassVar[bool] = True
     checkpoint = "model"
     family: ClassVar[str]
-    library: ClassVar[Library]
+    defaults: ClassVar[Defaults]
     clip_frames: ClassVar[int]
 
-    frames: FrameSpec
+    frames: Coloured
     model: str
     precision: Precision = "float32"
     token_pooling: str
@@ -29,20 +30,18 @@ class Footage(Extractor):
     batch_size: int = Field(1, ge=1, le=4096)
 
     @model_validator(mode="after")
-    def _whole_and_in_colour(self) -> Self:
+    def _whole(self) -> Self:
         if not self.frames.whole_sample:
             raise ValueError(
                 f"{self.name} sees a sample as one clip of {self.clip_frames} frames: "
                 "give representative or uniform, not fps or every"
             )
-        if self.frames.channels != 3:
-            raise ValueError(f"{self.name} needs pictures in colour: channels: 3")
         return self
 
     def _read(self, path: str) -> tuple[int, Preparation]:
         """Return the number of frames of a clip, and what is done to each frame."""
         config = hub.config(path, self.family)
-        return int(config.get("num_frames", self.clip_frames)), Preparation.read(path, self.library, config)
+        return config.typed("num_frames", self.clip_frames), Preparation.read(path, self.defaults, config)
 
     def resolved(self, path: str) -> Self:
         """Return a copy whose frames are as many, and scaled, as the folder says; ConfigError for another wish."""
@@ -54,7 +53,7 @@ class Footage(Extractor):
 
     def dims(self, path: str | None) -> dict[str, int]:
         """Return the length of the embedding, from the folder's configuration."""
-        return {"embedding": int(hub.config(path or "", self.family).get("hidden_size", 768))}
+        return {"embedding": hub.config(path or "", self.family).typed("hidden_size", 768)}
 
     def network(self, path: str, device: str) -> Any:
         """Return the loaded encoder: pixel_values (n, frames, 3, height, width) to ``last_hidden_state``."""
@@ -71,6 +70,7 @@ class Footage(Extractor):
         assert path is not None
         count, preparation = self._read(path)
         network = self.network(path, device)
+        prepared = preparation.on(network.device)
 
         @torch.inference_mode()
         def extract(clips: Sequence[Gathered]) -> Iterator[Rows]:
@@ -78,8 +78,7 @@ class Footage(Extractor):
             for start in range(0, len(clips), self.batch_size):
                 batch = clips[start : start + self.batch_size]
                 images = np.stack([[frame.image for frame in evenly(clip.streams[0], count)] for clip in batch])
-                values = preparation.values(images, network.device).to(network.dtype)
-                states = network(pixel_values=values).last_hidden_state
+                states = network(pixel_values=prepared(images).to(network.dtype)).last_hidden_state
                 for clip, tokens in zip(batch, states.split(1), strict=True):
                     columns = self.columns(tokens)
                     rows = len(columns["embedding"])

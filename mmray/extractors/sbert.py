@@ -5,7 +5,7 @@ Source: Reimers & Gurevych 2019, Sentence-BERT. Weights: all-MiniLM-L6-v2 (384-d
 
 import json
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +14,10 @@ from mmray.errors import ConfigError
 from mmray.extractors.base import ExtractFn, Extractor, Kind, Precision
 from mmray.extractors.texts import embedded
 from mmray.models import hub
+from mmray.models.tokenizer import Tokenizer
 from mmray.specs import TextSpec
+
+WIDTHS = ("word_embedding_dimension", "embedding_dimension")  # the same, in older and newer folders
 
 
 class Sbert(Extractor):
@@ -37,6 +40,11 @@ class Sbert(Extractor):
     model: str = "sentence-transformers/all-MiniLM-L6-v2"
     precision: Precision = "float32"
 
+    def resolved(self, path: str) -> Self:
+        """Return itself; ConfigError where the folder is not of sentence-transformers."""
+        _dimension(Path(path))
+        return self
+
     def dims(self, path: str | None) -> dict[str, int]:
         """Return the length of the embedding, from the folder's configuration."""
         return {"embedding": _dimension(Path(path or ""))}
@@ -50,13 +58,16 @@ class Sbert(Extractor):
         _dimension(Path(path or ""))  # says what is wrong with a folder before the library does
         ensure_torchaudio()
         from sentence_transformers import SentenceTransformer
-        from transformers import AutoModel
 
-        # sentence-transformers fills what a folder lacks with random numbers, and says so only in a log.
-        hub.load(AutoModel, str(_transformer(Path(path or ""))), self.precision, "cpu", unread=("pooler.",))
+        # sentence-transformers fills what a folder lacks with random numbers and an empty vocabulary, and only logs it.
+        folder = str(_transformer(Path(path or "")))
+        Tokenizer(folder, hub.load("AutoModel", folder, self.precision, "cpu", unread=("pooler.",)).config, "cpu")
         settings = {"dtype": getattr(torch, self.precision), "use_safetensors": True}
-        with quiet():
-            model: Any = SentenceTransformer(path, device=device, local_files_only=True, model_kwargs=settings)
+        try:
+            with quiet():
+                model: Any = SentenceTransformer(path, device=device, local_files_only=True, model_kwargs=settings)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
+            raise ConfigError(f"{path}: sentence-transformers cannot load it: {error}") from error
         prompt = model.prompts.get(model.default_prompt_name or "", "")
         limit = model.max_seq_length or model.tokenizer.model_max_length
 
@@ -72,30 +83,37 @@ class Sbert(Extractor):
         return lambda items: embedded(items, tokens, limit, embed)
 
 
+def _modules(folder: Path) -> list[tuple[str, Path]]:
+    """Return the last word of each module's type, and its folder, from modules.json."""
+    file = folder / "modules.json"
+    try:
+        modules = json.loads(file.read_text(encoding="utf-8"))
+        return [(one["type"].rpartition(".")[2], folder / one["path"]) for one in modules]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ConfigError(f"{file}: {folder} is not a sentence-transformers folder ({error})") from error
+
+
 def _transformer(folder: Path) -> Path:
     """Return where the transformer of a folder is: older ones have it in a folder of its own."""
-    modules = json.loads((folder / "modules.json").read_text())
-    return next((folder / one["path"] for one in modules if one["type"].endswith("Transformer")), folder)
+    return next((path for kind, path in _modules(folder) if kind.endswith("Transformer")), folder)
 
 
 def _dimension(folder: Path) -> int:
-    """Read the length of the embedding: of the last dense layer, else of the pooling, else of the model itself."""
-    try:
-        modules = json.loads((folder / "modules.json").read_text())
-        for module in reversed(modules):
-            kind = module["type"].rpartition(".")[2]
-            if kind in ("Dense", "Pooling"):
-                settings = json.loads((folder / module["path"] / "config.json").read_text())
-                return int(settings["out_features"]) if kind == "Dense" else _pooled(settings)
-    except (OSError, ValueError, KeyError) as error:
-        raise ConfigError(f"{folder}: is not a sentence-transformers folder ({error})") from error
+    """Read the length of the embedding: of the last dense layer, else of the pooling."""
+    for kind, path in reversed(_modules(folder)):
+        if kind in ("Dense", "Pooling"):
+            settings = hub.read_json(path / "config.json")
+            if length := settings.typed("out_features", 0) if kind == "Dense" else _pooled(settings):
+                return length
+            raise ConfigError(f"{path / 'config.json'}: does not say how long a vector is")
     raise ConfigError(f"{folder}: has neither a pooling nor a dense module in modules.json")
 
 
-def _pooled(settings: dict[str, Any]) -> int:
+def _pooled(settings: hub.Settings) -> int:
     """Multiply the width of a token by the number of pooling modes (older folders have one flag for each mode)."""
-    width = int(settings.get("word_embedding_dimension") or settings["embedding_dimension"])
+    older, newer = WIDTHS
+    width = settings.typed(older if older in settings else newer, 0)
     flags = [value for key, value in settings.items() if key.startswith("pooling_mode_")]
     modes = settings.get("pooling_mode", "mean")
-    count = sum(map(bool, flags)) if flags else (1 if isinstance(modes, str) else len(modes))
+    count = sum(map(bool, flags)) if flags else (len(modes) if isinstance(modes, list) else 1)
     return width * max(1, count)

@@ -3,7 +3,7 @@
 Source: Lewis et al. 2020, BART. Weights: facebook/bart-large-cnn (MIT) unless another is named.
 """
 
-from collections import defaultdict
+from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -11,11 +11,17 @@ from pydantic import Field, model_validator
 
 from mmray.errors import ConfigError
 from mmray.extractors.base import ExtractFn, Extractor, Kind, Pooling, Precision
-from mmray.extractors.texts import Tokenizer, by_chunk, by_length
+from mmray.extractors.texts import by_chunk
 from mmray.models import hub
+from mmray.models.tokenizer import Tokenizer, by_length
 from mmray.specs import TextSpec
 
 HEAD = "ForConditionalGeneration"
+# Those that read texts: Whisper, Speech2Text and BLIP have the same head, and hear or see.
+TYPES = (
+    "bart", "bigbird_pegasus", "led", "longt5", "mbart", "mt5", "mvp", "pegasus", "pegasus_x", "prophetnet",
+    "switch_transformers", "t5", "umt5",
+)  # fmt: skip
 DEFAULT_TOKENS = 20  # transformers' own, where the folder's generation_config.json names no length
 
 
@@ -23,12 +29,11 @@ class Summary(Extractor):
     """A row is the summary of one chunk: a text longer than the model reads is cut between words, not cut off.
 
     It is searched for as the folder's generation_config.json says (beams, penalties), never sampled. ``max_tokens``
-    and ``min_tokens`` take the place of its lengths. A summary never has more tokens than its text, and may end at half
-    of them: a ten-word text is not padded out with inventions (bart-large-cnn asks for 55 tokens at least). So numbers
-    differ from transformers' own only for texts of fewer tokens than the largest length, 141 there, or twice the least.
-    ``avg_logprob`` is the mean natural log-probability that the model gives to the summary's tokens, its end included,
-    each after those before it; ``language`` is null. Other scripts, emoji and control characters are what the
-    checkpoint's vocabulary makes of them.
+    and ``min_tokens`` take the place of its lengths. bart-large-cnn writes 55 tokens at least, of ten words too, which
+    it can only invent: ``min_tokens: 0`` lets summaries of short texts be short. ``avg_logprob`` is the mean natural
+    log-probability that the model gives to the summary's tokens, its end included, each after those before it;
+    ``language`` is null. Other scripts, emoji and control characters are what the checkpoint's vocabulary makes of
+    them.
 
     Skipped: no_text (nothing but white space and control characters). Failed: bad_text (half a surrogate pair).
     """
@@ -43,6 +48,8 @@ class Summary(Extractor):
     pooling: tuple[Pooling, ...] = ()
     text: TextSpec = TextSpec()
     model: str = "facebook/bart-large-cnn"
+    # Four beams over 1,024 tokens keep 0.4 GB of keys and values for each text beside bart-large-cnn's 1.6 GB.
+    batch_size: int = Field(1, ge=1, le=4096)
     max_tokens: int | None = Field(None, ge=2)
     min_tokens: int | None = Field(None, ge=0)
     precision: Precision = "float32"
@@ -58,52 +65,39 @@ class Summary(Extractor):
         _writes(path)
         return self
 
-    def dims(self, path: str | None) -> dict[str, int]:
-        """Return nothing: rows have no vectors."""
-        del path
-        return {}
-
     def load(self, device: str, path: str | None) -> ExtractFn:
         """Load a folder of a sequence-to-sequence model, offline."""
         import torch
 
-        from mmray.models.torch_setup import ensure_torchaudio
-
         assert path is not None
         _writes(path)
-        ensure_torchaudio()
-        from transformers import AutoModelForSeq2SeqLM
-
-        model = hub.load(AutoModelForSeq2SeqLM, path, self.precision, device)
+        model = hub.load("AutoModelForSeq2SeqLM", path, self.precision, device)
         tokenizer = Tokenizer(path, model.config, model.device)
         least, most = self._lengths(model)
+        prefix = _prefix(path)
 
         @torch.inference_mode()
         def summaries(pieces: list[str]) -> dict[str, Any]:
+            pieces = [prefix + piece for piece in pieces]
             counts = [tokenizer.count(piece) for piece in pieces]
-            alike = defaultdict(list)  # one search has one pair of lengths
-            for place, count in enumerate(counts):
-                alike[min(least, count // 2), min(most, count)].append(place)
             texts = [""] * len(pieces)
             logprobs = np.zeros(len(pieces), np.float32)
-            for (shortest, longest), places in alike.items():
-                for batch in by_length([counts[place] for place in places], self.batch_size):
-                    chosen = [places[number] for number in batch]
-                    inputs = tokenizer([pieces[place] for place in chosen])
-                    found = model.generate(
-                        **inputs,
-                        min_length=shortest + 1,  # these two count the token that starts the decoder
-                        max_length=longest + 1,
-                        do_sample=False,
-                        num_return_sequences=1,
-                    )
-                    for row, place in enumerate(chosen):
-                        text, written = inputs["input_ids"][row, : counts[place]], _to_end(found[row], model)
-                        texts[place] = tokenizer.library.decode(written, skip_special_tokens=True).strip()
-                        logprobs[place] = _mean_logprob(model, text, written)
+            for chosen in by_length(counts, self.batch_size):
+                inputs = tokenizer([pieces[place] for place in chosen])
+                found = model.generate(
+                    **inputs,
+                    min_length=least + 1,  # these two count the token that starts the decoder
+                    max_length=most + 1,
+                    do_sample=False,
+                    num_return_sequences=1,
+                )
+                for row, place in enumerate(chosen):
+                    text, written = inputs["input_ids"][row, : counts[place]], _to_end(found[row], model)
+                    texts[place] = tokenizer.library.decode(written, skip_special_tokens=True).strip()
+                    logprobs[place] = _mean_logprob(model, text, written)
             return {"text": texts, "language": [None] * len(texts), "avg_logprob": logprobs}
 
-        return lambda items: by_chunk(items, tokenizer.count, tokenizer.limit, summaries)
+        return lambda items: by_chunk(items, lambda text: tokenizer.count(prefix + text), tokenizer.limit, summaries)
 
     def _lengths(self, model: Any) -> tuple[int, int]:
         """Return the least and the largest number of tokens of a summary; where one is given, the other gives way."""
@@ -119,12 +113,22 @@ class Summary(Extractor):
 
 
 def _writes(path: str) -> None:
-    """Raise ConfigError where a folder is not of a model that writes texts (a classifier's body is the same BART)."""
+    """Raise ConfigError where a folder is not of a model from text to text (a classifier's body is the same BART)."""
     names = hub.config(path).get("architectures") or []
     if not any(str(name).endswith(HEAD) for name in names):
         raise ConfigError(
             f"{path}/config.json: is {' or '.join(map(str, names)) or 'of no architecture'}, not ...{HEAD}"
         )
+    hub.config(path, *TYPES)
+    if (settings := Path(path) / "generation_config.json").exists():
+        hub.read_json(settings)  # the library goes on without one that it cannot read
+
+
+def _prefix(path: str) -> str:
+    """Return what a folder's model was trained to see before a text to summarise (T5: ``summarize: ``)."""
+    tasks = hub.config(path).get("task_specific_params")
+    settings = tasks.get("summarization") if isinstance(tasks, dict) else None
+    return str(settings.get("prefix") or "") if isinstance(settings, dict) else ""
 
 
 def _to_end(sequence: Any, model: Any) -> Any:

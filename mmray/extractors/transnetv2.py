@@ -72,11 +72,6 @@ class TransNetV2(Extractor):
             raise ValueError(f"transnetv2 sees RGB of 48 x 27 px on a grid of fps, {BEFORE} before and {AFTER} after")
         return self
 
-    def dims(self, path: str | None) -> dict[str, int]:
-        """Return nothing: the scores are named columns, those of ``summary``."""
-        del path
-        return {}
-
     def load(self, device: str, path: str | None) -> ExtractFn:
         """Load a TransNetV2 of any width from a .pth file."""
         import torch

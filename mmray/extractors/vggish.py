@@ -19,7 +19,6 @@ from mmray.specs import AudioSpec, Rows, Wave
 RATE_HZ, WINDOW_S = 16_000, 0.975  # 15,600 samples: 96 frames of 25 ms, one every 10 ms
 LENGTH_S = 0.96  # what an example stands for
 FRAME_HOP = 160  # samples
-PCA_FORMATS = frozenset({".npz", ".pth"})
 
 
 class Vggish(Extractor):
@@ -35,7 +34,7 @@ class Vggish(Extractor):
     name: ClassVar[str] = "vggish"
     kind: ClassVar[Kind] = Kind.EMBEDDING
     checkpoint = "weights"
-    companions: ClassVar[tuple[str, ...]] = ("pca",)
+    companions: ClassVar[dict[str, frozenset[str]]] = {"pca": frozenset({".npz", ".pth"})}
     formats: ClassVar[frozenset[str]] = frozenset({".npz", ".pt", ".pth"})
     cpu_items_per_s: ClassVar[float] = 28.0
 
@@ -76,7 +75,7 @@ class Vggish(Extractor):
         log_mel = mel.LogMel(vggish.MEL, device, torch.float64)
         quantiser: list[torch.Tensor] = []
         if self.pca is not None:
-            pca = vggish.load_pca(weights.resolve(self.pca, PCA_FORMATS).path)
+            pca = vggish.load_pca(weights.resolve(self.pca, self.companions["pca"]).path)
             quantiser = [part.to(device) for part in pca]
         hop_frames = self.sound.hop // FRAME_HOP
 

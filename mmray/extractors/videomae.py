@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 
 from mmray.extractors.base import Kind
 from mmray.extractors.footage import Footage
-from mmray.extractors.pictures import Library
+from mmray.extractors.pictures import Coloured, Defaults
 from mmray.models import hub
 from mmray.specs import FrameSpec
 
@@ -28,19 +28,14 @@ class VideoMae(Footage):
     name: ClassVar[str] = "videomae"
     kind: ClassVar[Kind] = Kind.EMBEDDING
     family: ClassVar[str] = "videomae"
-    library: ClassVar[Library] = Library("VideoMAE", {"shortest_edge": 224}, crop_px=224)
+    defaults: ClassVar[Defaults] = Defaults("VideoMAE", {"shortest_edge": 224}, crop_px=224)
     clip_frames: ClassVar[int] = 16
     cpu_items_per_s: ClassVar[float] = 0.42  # clips of 16 frames
 
-    frames: FrameSpec = FrameSpec(representative=16, candidates=400, side_px=224, interpolation="bilinear")
+    frames: Coloured = FrameSpec(representative=16, candidates=400, side_px=224, interpolation="bilinear")
     model: str = "MCG-NJU/videomae-base"
     token_pooling: Literal["mean", "max"] = "mean"  # noqa: S105 — no secret
 
     def network(self, path: str, device: str) -> Any:
         """Load the encoder out of a folder of VideoMAE for pre-training or classification, or alone."""
-        from mmray.models.torch_setup import ensure_torchaudio
-
-        ensure_torchaudio()
-        from transformers import VideoMAEModel
-
-        return hub.load(VideoMAEModel, path, self.precision, device)
+        return hub.load("VideoMAEModel", path, self.precision, device)

@@ -8,15 +8,15 @@ from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
-from pydantic import model_validator
 
 from mmray.extractors.base import ExtractFn, Extractor, Kind, Precision
-from mmray.extractors.pictures import Library, Preparation, fitted, pooled
+from mmray.extractors.pictures import Coloured, Defaults, Preparation, fitted
 from mmray.models import hub
+from mmray.models.vectors import pooled
 from mmray.specs import Frame, FrameSpec, Rows
 
 FAMILY = "vit_mae"
-LIBRARY = Library("ViT", {"height": 224, "width": 224}, square=True)
+DEFAULTS = Defaults("ViT", {"height": 224, "width": 224}, square=True)
 
 
 class VitMae(Extractor):
@@ -32,39 +32,28 @@ class VitMae(Extractor):
     checkpoint = "model"
     cpu_items_per_s: ClassVar[float] = 4.0
 
-    frames: FrameSpec = FrameSpec(fps=1, side_px=224, fit="squash", interpolation="bilinear")
+    frames: Coloured = FrameSpec(fps=1, side_px=224, fit="squash", interpolation="bilinear")
     model: str = "facebook/vit-mae-base"
     token_pooling: Literal["cls", "mean", "max"] = "cls"  # noqa: S105 — no secret
     precision: Precision = "float32"
 
-    @model_validator(mode="after")
-    def _colour(self) -> Self:
-        if self.frames.channels != 3:
-            raise ValueError("vitmae needs pictures in colour: channels: 3")
-        return self
-
     def resolved(self, path: str) -> Self:
         """Return a copy whose frames are scaled as the folder says; ConfigError where another way was asked for."""
-        preparation = Preparation.read(path, LIBRARY, hub.config(path, FAMILY))
+        preparation = Preparation.read(path, DEFAULTS, hub.config(path, FAMILY))
         default = type(self).model_fields["frames"].default
         return self.model_copy(update={"frames": fitted(self.frames, default, preparation.spec, self.name, path)})
 
     def dims(self, path: str | None) -> dict[str, int]:
         """Return the length of the embedding, from the folder's configuration."""
-        return {"embedding": int(hub.config(path or "", FAMILY).get("hidden_size", 768))}
+        return {"embedding": hub.config(path or "", FAMILY).typed("hidden_size", 768)}
 
     def load(self, device: str, path: str | None) -> ExtractFn:
         """Load the encoder out of a folder of ViT-MAE for pre-training, or alone, offline."""
         import torch
 
-        from mmray.models.torch_setup import ensure_torchaudio
-
         assert path is not None
-        preparation = Preparation.read(path, LIBRARY, hub.config(path, FAMILY))
-        ensure_torchaudio()
-        from transformers import ViTMAEModel
-
-        network: Any = hub.load(ViTMAEModel, path, self.precision, device, mask_ratio=0.0)
+        network: Any = hub.load("ViTMAEModel", path, self.precision, device, mask_ratio=0.0)
+        prepared = Preparation.read(path, DEFAULTS, hub.config(path, FAMILY)).on(network.device)
         # Patches are put in the order of the noise, even where none is masked: random noise would shuffle them.
         order = torch.arange(network.embeddings.patch_embeddings.num_patches, device=network.device).float()
 
@@ -73,7 +62,7 @@ class VitMae(Extractor):
             """Frames: uint8 RGB (side_px, side_px, 3); one row each."""
             for start in range(0, len(frames), self.batch_size):
                 batch = frames[start : start + self.batch_size]
-                values = preparation.values(np.stack([frame.image for frame in batch]), network.device)
+                values = prepared(np.stack([frame.image for frame in batch]))
                 noise = order.expand(len(batch), -1)
                 states = network(pixel_values=values.to(network.dtype), noise=noise).last_hidden_state
                 for frame, vector in zip(batch, pooled(states, self.token_pooling), strict=True):

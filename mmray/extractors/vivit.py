@@ -10,7 +10,7 @@ import numpy as np
 
 from mmray.extractors.base import Kind
 from mmray.extractors.footage import Footage
-from mmray.extractors.pictures import Library
+from mmray.extractors.pictures import Coloured, Defaults
 from mmray.models import hub
 from mmray.specs import FrameSpec
 
@@ -31,13 +31,11 @@ class Vivit(Footage):
 
     name: ClassVar[str] = "vivit"
     family: ClassVar[str] = "vivit"
-    library: ClassVar[Library] = Library(
-        "Vivit", {"shortest_edge": 256}, crop_px=224, factor=1 / 127.5, offset=True
-    )  # fmt: skip
+    defaults: ClassVar[Defaults] = Defaults("Vivit", {"shortest_edge": 256}, crop_px=224, factor=1 / 127.5, offset=True)
     clip_frames: ClassVar[int] = 32
     cpu_items_per_s: ClassVar[float] = 0.13  # clips of 32 frames
 
-    frames: FrameSpec = FrameSpec(representative=32, candidates=400, side_px=256, interpolation="bilinear")
+    frames: Coloured = FrameSpec(representative=32, candidates=400, side_px=256, interpolation="bilinear")
     model: str = "google/vivit-b-16x2-kinetics400"
     token_pooling: Literal["cls", "mean", "max"] = "cls"  # noqa: S105 — no secret
     tokens: bool = False
@@ -55,12 +53,7 @@ class Vivit(Footage):
 
     def network(self, path: str, device: str) -> Any:
         """Load the encoder, without the pooler that no published checkpoint has."""
-        from mmray.models.torch_setup import ensure_torchaudio
-
-        ensure_torchaudio()
-        from transformers import VivitModel
-
-        return hub.load(VivitModel, path, self.precision, device, add_pooling_layer=False)
+        return hub.load("VivitModel", path, self.precision, device, add_pooling_layer=False)
 
     def columns(self, states: Any) -> dict[str, Any]:
         """Return the columns of one clip's row, or of the rows of its tokens."""

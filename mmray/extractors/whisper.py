@@ -52,7 +52,7 @@ class Whisper(Extractor):
     ``language``: as given, else what each window sounds like most; ``translate``: into English, the column still says
     what is spoken. Decoding is greedy, without temperature fallback. ``avg_logprob`` is openai/whisper's, of one pass
     of decoding (a window, rarely a part of one): the sum over its tokens, times and end included, over their number.
-    Times are right to 0.02 s at best.
+    Times are right to 0.02 s at best; a segment that the model leaves open lasts to the end of what it heard.
 
     ``gate`` (Silero VAD; null for none): a window without 0.25 s of speech is not transcribed and a segment more than
     0.5 s from any speech is dropped, for Whisper hears words in rain. So silence, music that nobody sings to, and sound
@@ -68,7 +68,7 @@ class Whisper(Extractor):
     kind: ClassVar[Kind] = Kind.TEXT
     poolings: ClassVar[tuple[Pooling, ...]] = ()
     checkpoint = "model"
-    companions: ClassVar[tuple[str, ...]] = ("gate",)
+    companions: ClassVar[dict[str, frozenset[str]]] = {"gate": frozenset()}
     cpu_items_per_s: ClassVar[float] = 0.1
 
     sound: Overlapping = Overlapping(rate_hz=RATE_HZ, window_s=LONGEST_S, hop_s=25)
@@ -99,7 +99,7 @@ class Whisper(Extractor):
 
             faster.check(path)
             return self
-        bands = hub.config(path, "whisper").get("num_mel_bins", 80)
+        bands = hub.config(path, "whisper").typed("num_mel_bins", 80)
         about = hub.read_json(file := Path(path) / "generation_config.json")
         many = about.get("is_multilingual", "lang_to_id" in about)
         wanted = {**NUMBERS, **(TABLES if many else {})}
@@ -111,16 +111,11 @@ class Whisper(Extractor):
         if many and self.language is not None and self.language not in known:
             raise ConfigError(f"{path}: has no language {self.language!r}{nearest(self.language, known)}")
         heard = hub.sound_settings(path)
-        if (made := heard.get("feature_size", 80)) != bands:
+        if (made := heard.typed("feature_size", 80)) != bands:
             raise ConfigError(f"{path}: its preprocessor makes {made} mel bands, and config.json wants {bands}")
-        if heard.get("chunk_length", LONGEST_S) < self.sound.window_s:
-            raise ConfigError(f"{path}: hears {heard['chunk_length']} s at once; set window_s to that at most")
+        if (longest_s := heard.typed("chunk_length", LONGEST_S)) < self.sound.window_s:
+            raise ConfigError(f"{path}: hears {longest_s:g} s at once; set window_s to that at most")
         return self
-
-    def dims(self, path: str | None) -> dict[str, int]:
-        """Return nothing: texts have no vectors."""
-        del path
-        return {}
 
     def load(self, device: str, path: str | None) -> ExtractFn:
         """Load a Whisper folder and the gate; ConfigError where either is damaged or something else."""

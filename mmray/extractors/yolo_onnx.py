@@ -1,21 +1,21 @@
 """Objects in pictures, by any YOLOX or YOLOv7 network in ONNX form.
 
 Source: Ge et al. 2021, YOLOX; Wang et al. 2022, YOLOv7. Weights: yolox_nano of Megvii's release (COCO, Apache-2.0)
-unless a file is given; YOLOv7's own weights are GPL-3.0 and are not in the catalogue.
+unless a file is given; YOLOv7's own weights are GPL-3.0, see ``yolov7``.
 """
 
-import os
 from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from mmray.errors import ConfigError
 from mmray.extractors.base import ExtractFn, Extractor, Kind, Pooling
 from mmray.extractors.detections import detected
-from mmray.models import boxes, labels
+from mmray.extractors.pictures import Coloured
+from mmray.models import boxes, labels, onnx_session
 from mmray.specs import Frame, FrameSpec, Rows
 
 Layout = Literal["auto", "yolox", "yolox_decoded", "yolov7", "yolov7_raw", "yolov7_tiny_raw"]
@@ -28,17 +28,19 @@ class YoloOnnx(Extractor):
     ``layout`` says how the file's numbers are to be read. ``auto`` tells by the rows per cell: one, ``yolox`` (offsets
     in cells; say ``yolox_decoded`` for a file exported with its decoding); three, ``yolov7`` (exported with --grid).
     The three raw maps of an export without it need ``yolov7_raw`` or ``yolov7_tiny_raw``, whose anchors differ.
-    ``classes`` names the classes of a network that was not trained on COCO's 80.
+    ``classes`` names the classes of a network that was not trained on COCO's 80. Pictures are scaled as both originals
+    do, by OpenCV's INTER_LINEAR, and padded to the whole square.
 
     Skipped: no_video, no_image. Failed: what decoding says. A picture without objects has no row, and is ok.
     """
 
     name: ClassVar[str] = "yolo_onnx"
     kind: ClassVar[Kind] = Kind.DETECTIONS
+    version: ClassVar[int] = 2  # 2: scales as the originals do
     poolings: ClassVar[tuple[Pooling, ...]] = ("mean", "max", "count")
     checkpoint = "weights"
 
-    frames: FrameSpec = FrameSpec(fps=1, side_px=SIDE_PX, fit="letterbox", interpolation="bilinear")
+    frames: Coloured = FrameSpec(fps=1, side_px=SIDE_PX, fit="letterbox", interpolation="linear")
     weights: str = "yolox_nano"
     layout: Layout = "auto"
     score_threshold: float = Field(0.25, ge=0, le=1)
@@ -46,18 +48,12 @@ class YoloOnnx(Extractor):
     max_detections: int = Field(300, ge=1, le=30_000)
     classes: tuple[str, ...] | None = None
 
-    @model_validator(mode="after")
-    def _colour(self) -> Self:
-        if self.frames.channels != 3:
-            raise ValueError("yolo_onnx needs pictures in colour: channels: 3")
-        return self
-
     def resolved(self, path: str) -> Self:
         """Return a copy with the size and layout of the file at ``path``, and the padding that layout was trained with.
 
         ConfigError where the file is no such detector, or has another number of classes than there are names.
         """
-        session = _session(path, "cpu")
+        session = onnx_session.session(path, "cpu")
         side_px = _side_px(session, path, self.frames.side_px)
         shapes = [output.shape for output in _run(session, np.zeros((1, 3, side_px, side_px), np.float32))]
         layout = _layout(shapes, side_px, path) if self.layout == "auto" else self.layout
@@ -70,11 +66,6 @@ class YoloOnnx(Extractor):
         frames = self.frames.model_copy(update={"side_px": side_px, "anchor": anchor})
         return self.model_copy(update={"layout": layout, "frames": frames})
 
-    def dims(self, path: str | None) -> dict[str, int]:
-        """Return nothing: detections have no vectors."""
-        del path
-        return {}
-
     def labels(self, path: str | None) -> tuple[str, ...]:
         """Return the names of the classes."""
         del path
@@ -84,7 +75,7 @@ class YoloOnnx(Extractor):
         """Open an ONNX file; ConfigError where ``device`` is a GPU that this onnxruntime cannot use."""
         assert path is not None
         assert self.layout != "auto", "resolved() comes first"
-        session = _session(path, device)
+        session = onnx_session.session(path, device)
         # A network exported for one picture takes one; others take any number.
         size = 1 if session.get_inputs()[0].shape[0] == 1 else self.batch_size
         names = self.labels(path)
@@ -111,35 +102,13 @@ class YoloOnnx(Extractor):
         if self.layout == "yolox":
             return boxes.decode_yolox(outputs[0], side_px, side_px)
         if self.layout in ("yolov7_raw", "yolov7_tiny_raw"):
-            return boxes.decode_yolov7(outputs[:3], boxes.ANCHORS_PX[self.layout.removesuffix("_raw")])
-        return outputs[0]
+            raw = boxes.decode_yolov7(outputs[:3], boxes.ANCHORS_PX[self.layout.removesuffix("_raw")])
+            return boxes.of_one_class(raw)
+        return boxes.of_one_class(outputs[0]) if self.layout == "yolov7" else outputs[0]
 
     def _rows(self, frame: Frame, rows: npt.NDArray[np.float32], names: Sequence[str]) -> Rows:
         found = boxes.suppressed(rows, self.score_threshold, self.iou_threshold, self.max_detections)
         return detected(self.frames, frame, names, *found)
-
-
-def _session(path: str, device: str) -> Any:
-    import onnxruntime
-    from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidGraph, InvalidProtobuf, NoSuchFile
-
-    providers: list[Any] = ["CPUExecutionProvider"]
-    if device.startswith("cuda"):
-        if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
-            raise ConfigError("yolo_onnx: this onnxruntime has no CUDA: install mmray[gpu], or set gpus_per_actor: 0")
-        providers = [("CUDAExecutionProvider", {"device_id": int(device.partition(":")[2] or 0)})]
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = int(os.environ.get("OMP_NUM_THREADS", "1"))
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 3
-    try:
-        session = onnxruntime.InferenceSession(path, options, providers=providers)
-    except (Fail, InvalidGraph, InvalidProtobuf, NoSuchFile) as error:
-        raise ConfigError(f"{path}: is not an ONNX file that onnxruntime can open: {error}") from error
-    # Where CUDA's libraries do not load, onnxruntime goes on with the CPU and only logs it.
-    if device.startswith("cuda") and "CUDAExecutionProvider" not in session.get_providers():
-        raise ConfigError("yolo_onnx: onnxruntime could not start CUDA; `mmray doctor` says what is missing")
-    return session
 
 
 def _run(session: Any, pixels: npt.NDArray[np.float32]) -> list[npt.NDArray[np.float32]]:

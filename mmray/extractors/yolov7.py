@@ -13,6 +13,7 @@ from pydantic import Field, model_validator
 from mmray.errors import ConfigError
 from mmray.extractors.base import ExtractFn, Extractor, Kind, Pooling, Precision
 from mmray.extractors.detections import detected
+from mmray.extractors.pictures import Coloured
 from mmray.models import boxes, labels, yolov7_file
 from mmray.specs import Frame, FrameSpec, Rows
 
@@ -42,7 +43,7 @@ class YoloV7(Extractor):
     formats: ClassVar[frozenset[str]] = frozenset({".pt"})
     cpu_items_per_s: ClassVar[float] = 1.2  # yolov7 at 640 px; yolov7-tiny does 7
 
-    frames: FrameSpec = FrameSpec(fps=1, side_px=640, fit="letterbox", interpolation="linear")
+    frames: Coloured = FrameSpec(fps=1, side_px=640, fit="letterbox", interpolation="linear")
     weights: str = "yolov7"
     score_threshold: float = Field(0.25, ge=0, le=1)
     iou_threshold: float = Field(0.45, ge=0, le=1)
@@ -51,9 +52,7 @@ class YoloV7(Extractor):
     precision: Precision = "float32"
 
     @model_validator(mode="after")
-    def _pictures(self) -> Self:
-        if self.frames.channels != 3:
-            raise ValueError("yolov7 needs pictures in colour: channels: 3")
+    def _square(self) -> Self:
         if self.frames.side_px % STRIDE_PX or self.frames.height_px is not None:
             raise ValueError(f"yolov7 needs a square with a side_px that is a multiple of {STRIDE_PX}")
         return self
@@ -62,11 +61,6 @@ class YoloV7(Extractor):
         """Return it as it is; ConfigError where the file is no YOLOv7, or its classes have no names."""
         self._names(yolov7_file.look(path))
         return self
-
-    def dims(self, path: str | None) -> dict[str, int]:
-        """Return nothing: detections have no vectors."""
-        del path
-        return {}
 
     def labels(self, path: str | None) -> tuple[str, ...]:
         """Return the names of the classes: those given, the file's own, or COCO's."""
@@ -89,9 +83,12 @@ class YoloV7(Extractor):
             for start in range(0, len(frames), self.batch_size):
                 batch = frames[start : start + self.batch_size]
                 pixels = torch.from_numpy(np.stack([frame.image for frame in batch])).to(device).permute(0, 3, 1, 2)
-                for frame, rows in zip(batch, network((pixels.float() / 255).to(dtype)), strict=True):
-                    likely = rows[rows[:, 4] > self.score_threshold].cpu().numpy()
-                    found = boxes.suppressed(likely, self.score_threshold, self.iou_threshold, self.max_detections)
+                rows = network((pixels.float() / 255).to(dtype))
+                likely = rows[..., 4] > self.score_threshold
+                ends = likely.sum(1).cumsum(0).tolist()[:-1]
+                for frame, own in zip(batch, np.split(rows[likely].cpu().numpy(), ends), strict=True):
+                    own = boxes.of_one_class(own)
+                    found = boxes.suppressed(own, self.score_threshold, self.iou_threshold, self.max_detections)
                     yield detected(self.frames, frame, names, *found)
 
         return extract

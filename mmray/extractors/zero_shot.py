@@ -11,8 +11,9 @@ from pydantic import field_validator
 
 from mmray.errors import ConfigError
 from mmray.extractors.base import ExtractFn, Extractor, Kind, Pooling, Precision
-from mmray.extractors.texts import Tokenizer, by_chunk, by_length
+from mmray.extractors.texts import by_chunk
 from mmray.models import hub
+from mmray.models.tokenizer import Tokenizer, by_length
 from mmray.specs import TextSpec
 
 
@@ -20,10 +21,10 @@ class ZeroShot(Extractor):
     """A row has one probability per label, in their order: does the text entail ``hypothesis_template`` with it?
 
     They add up to 1; with ``multi_label``, or a single label, each is the probability of entailment against
-    contradiction. Labels and template are sent as they are. Every label costs one pass: n labels, n times the work. A
-    text longer than the model reads beside the longest hypothesis gives one row per chunk, cut between words;
-    ``window`` numbers them. Other scripts, emoji and control characters are what the checkpoint's vocabulary makes of
-    them.
+    contradiction, the class of that name (transformers takes the first or the last, whatever it is called). Labels
+    and template are sent as they are. Every label costs one pass: n labels, n times the work. A text longer than
+    the model reads beside the longest hypothesis gives one row per chunk, cut between words; ``window`` numbers
+    them. Other scripts, emoji and control characters are what the checkpoint's vocabulary makes of them.
 
     Skipped: no_text (nothing but white space and control characters). Failed: bad_text (half a surrogate pair).
     """
@@ -80,14 +81,9 @@ class ZeroShot(Extractor):
         """Load a folder of a classifier of sentence pairs, offline."""
         import torch
 
-        from mmray.models.torch_setup import ensure_torchaudio
-
         assert path is not None
         entails, contradicts = _classes(path)
-        ensure_torchaudio()
-        from transformers import AutoModelForSequenceClassification
-
-        model = hub.load(AutoModelForSequenceClassification, path, self.precision, device)
+        model = hub.load("AutoModelForSequenceClassification", path, self.precision, device)
         tokenizer = Tokenizer(path, model.config, model.device)
         hypotheses = [self.hypothesis_template.format(label) for label in self.candidate_labels]
         longest = max(hypotheses, key=tokenizer.count)

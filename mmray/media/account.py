@@ -31,7 +31,7 @@ class Outcome:
 class Flags:
     """Silent, black and frozen segments; None where no such stream was decoded (``frozen``: under two frames).
 
-    Silent: no sample reaches -60 dB of full scale. Black and frozen: see ``choose.Look``.
+    Silent: no sample reaches -60 dB of full scale. Black and frozen: see ``look.Look``.
     """
 
     silent: bool | None

@@ -1,20 +1,19 @@
 """Which frames a spec takes from a stream of shown frames."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from math import ceil, inf
-from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from mmray.media.picture import Image, Picture, Scaler
+from mmray.media.look import Look, representatives, thumbnail
+from mmray.media.picture import Picture, Scaler
 from mmray.media.seek import TOLERANCE_S
 from mmray.specs import Frame, FrameSpec
 
 # Streams of one medium need not begin or end together: this far the first or last frame stands in.
 STAND_IN_S = 0.5
-THUMBNAIL_PX = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,20 +37,6 @@ class Chosen:
     context: bool = False
 
 
-class Choice(Protocol):
-    """A rule that takes frames."""
-
-    done: bool
-    served: bool  # all of the segment itself is taken: what is still read is context
-    need_s: float  # nothing that is shown only before this time is needed any more
-
-    def take(self, shown: Shown) -> list[Chosen]:
-        """Tell as what a frame is taken; it may be several windows, or none."""
-
-    def left(self, end_s: float) -> list[Chosen]:
-        """Tell as what the last frame is taken beyond the end of the stream."""
-
-
 class Points:
     """Take what is shown at given times: the grid of ``fps``, or the middles of ``uniform`` parts."""
 
@@ -73,12 +58,12 @@ class Points:
 
     @property
     def served(self) -> bool:
-        """Tell whether all points of the segment itself are taken."""
+        """Tell whether all points of the segment itself are taken: what is still read is context."""
         return self._next >= self._stop
 
     @property
     def need_s(self) -> float:
-        """Return the time of the next point."""
+        """Return the time of the next point: nothing that is shown only before it is needed any more."""
         return self._time(self._next)
 
     def _time(self, index: int) -> float:
@@ -89,7 +74,7 @@ class Points:
         return Chosen(index, index * self._step_s, (index + 1) * self._step_s, context)
 
     def take(self, shown: Shown) -> list[Chosen]:
-        """Take a frame for each point that it is shown at."""
+        """Tell as what a frame is taken: once for each point that it is shown at."""
         taken = []
         while not self.done and (due_s := self._time(self._next) + TOLERANCE_S) < shown.end_s:
             late_s = shown.start_s - due_s  # from the very sum: no point falls between two frames
@@ -136,7 +121,8 @@ class Every:
         self.done = shown.start_s + TOLERANCE_S >= self._end_s
         if self.done or shown.start_s + TOLERANCE_S < self._start_s or shown.index % self._step:
             return []
-        return [Chosen(shown.index // self._step, shown.start_s, shown.end_s)]
+        end_s = shown.end_s if shown.end_s < inf else shown.start_s  # a still lasts for no time
+        return [Chosen(shown.index // self._step, shown.start_s, end_s)]
 
     def left(self, end_s: float) -> list[Chosen]:
         """Take nothing: there is no frame behind the end."""
@@ -214,59 +200,3 @@ class Taker:
                 continue
             self.frames += not chosen.context
             yield frame
-
-
-class Look:
-    """Black and frozen pictures, seen on at most 32 x 32 pixels of each emitted frame.
-
-    Black: every frame has a mean below 20 of 255 and 99 % of its values below 32 (limited-range black with noise).
-    Frozen: at least two different frames, and all differ from the first by less than 0.5 grey levels in the mean.
-    """
-
-    def __init__(self) -> None:
-        self.black: bool | None = None
-        self.frozen: bool | None = None
-        self._first: tuple[npt.NDArray[np.int16], float] | None = None
-
-    def see(self, content: Image, time_s: float) -> None:
-        """Look at an emitted picture, uint8 (height, width, 3) without padding."""
-        if self.black is False and self.frozen is False:
-            return
-        rows, columns = (-(-length // THUMBNAIL_PX) for length in content.shape[:2])
-        small = content[::rows, ::columns].astype(np.int16)
-        if self.black is not False:
-            self.black = bool(small.mean() < 20 and np.count_nonzero(small >= 32) <= 0.01 * small.size)
-        if self._first is None:
-            self._first = small, time_s
-        elif time_s != self._first[1] and self.frozen is not False:
-            same = small.shape == self._first[0].shape
-            self.frozen = bool(same and np.abs(small - self._first[0]).mean() < 0.5)
-
-
-def thumbnail(content: Image) -> npt.NDArray[np.float32]:
-    """Return 32 x 32 RGB, flat, each pixel the mean of its part of the picture."""
-    for axis in (0, 1):
-        edges = np.arange(THUMBNAIL_PX) * content.shape[axis] // THUMBNAIL_PX
-        counts = np.diff(np.append(edges, content.shape[axis])).clip(1)
-        sums = np.add.reduceat(content.astype(np.float32), edges, axis=axis)
-        content = sums / counts.reshape((-1, 1, 1) if axis == 0 else (1, -1, 1))
-    return content.astype(np.float32).ravel()
-
-
-def representatives(thumbnails: Sequence[npt.NDArray[np.float32]], count: int) -> list[int]:
-    """Return ``count`` indices in ascending order: the pictures nearest to the k-means centres.
-
-    Where fewer pictures differ, all that differ are taken and the last is repeated.
-    """
-    from sklearn.cluster import KMeans
-    from threadpoolctl import threadpool_limits
-
-    points = np.stack(thumbnails)
-    _, distinct = np.unique(points, axis=0, return_index=True)
-    if len(distinct) > count:
-        # One thread: sums in another order would choose other frames.
-        with threadpool_limits(limits=1):
-            centres = KMeans(n_clusters=count, n_init=1, random_state=0).fit(points[np.sort(distinct)]).cluster_centers_
-        distinct = np.unique([((points - centre) ** 2).sum(axis=1).argmin() for centre in centres])
-    chosen = sorted(int(index) for index in distinct)
-    return chosen + chosen[-1:] * (count - len(chosen))

@@ -7,8 +7,9 @@ from typing import Any
 from mmray.media.blocks import counts_samples, in_blocks, preroll_s
 from mmray.media.source import MATROSKA, MOV, Source, stream_start
 
-# Matroska writes whole milliseconds: a frame that is due within one counts as shown.
-TOLERANCE_S = 1e-3
+# Matroska writes whole milliseconds: a frame that is due within one counts as shown, and a microsecond more, or the
+# rounding of sums would decide about a frame that is due in just one.
+TOLERANCE_S = 1.001e-3
 LOOK_PACKETS = 64  # at most so many leading pictures follow a key frame
 # A deinterlaced frame needs the frame before it: seek so much earlier.
 DEINTERLACE_S = 0.25

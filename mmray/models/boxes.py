@@ -58,6 +58,15 @@ def decode_yolov7(maps: Sequence[Floats], anchors_px: Sequence[Sequence[Sequence
     return np.concatenate(decoded, 1).astype(np.float32)
 
 
+def of_one_class(rows: Floats) -> Floats:
+    """Return YOLOv7's rows with a class score of 1 where there is one class: its training leaves that score alone."""
+    if rows.shape[-1] != 6:
+        return rows
+    rows = rows.copy()
+    rows[..., 5] = 1
+    return rows
+
+
 def suppressed(rows: Floats, score: float, iou: float, most: int) -> tuple[Floats, Floats, npt.NDArray[np.int64]]:
     """Choose the boxes of one picture from its rows (n, 5 + classes): those above ``score``, best first.
 

@@ -5,7 +5,6 @@ and ClapProcessor: see tests/extractors/test_clap.py.
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,9 +12,9 @@ import numpy.typing as npt
 import torch
 
 from mmray.models import hub
+from mmray.models.tokenizer import Tokenizer
 from mmray.models.torch_setup import ensure_torchaudio
-
-Vectors = npt.NDArray[np.float32]
+from mmray.models.vectors import Vectors, unit
 
 # Tables that the class makes itself; conversions of checkpoints drop them.
 TABLES = ("text_model.embeddings.position_ids", "text_model.embeddings.token_type_ids")
@@ -29,12 +28,12 @@ class SoundTower:
 
     def __init__(self, path: str, precision: str, device: str) -> None:
         ensure_torchaudio()
-        from transformers import ClapAudioModelWithProjection, ClapConfig, ClapFeatureExtractor
+        from transformers import ClapConfig, ClapFeatureExtractor
 
         self._spectrogram = ClapFeatureExtractor.from_pretrained(path, local_files_only=True)
         self._longest = self._spectrogram.nb_max_samples
         config = ClapConfig.from_pretrained(path, local_files_only=True).audio_config
-        self._model: Any = hub.load(ClapAudioModelWithProjection, path, precision, device, config=config)
+        self._model: Any = hub.load("ClapAudioModelWithProjection", path, precision, device, config=config)
 
     @torch.inference_mode()
     def __call__(self, clips: Sequence[npt.NDArray[np.float32]]) -> Vectors:
@@ -45,37 +44,24 @@ class SoundTower:
         # What a fused model gets for a clip on its own; of several clips the library would draw one at random.
         longer = torch.ones(len(clips), 1, dtype=torch.bool)
         inputs = features.to(self._model.device, self._model.dtype)
-        return _unit(self._model(input_features=inputs, is_longer=longer.to(inputs.device)).audio_embeds)
+        return unit(self._model(input_features=inputs, is_longer=longer.to(inputs.device)).audio_embeds)
 
 
 class TextTower:
-    """Texts of at most ``limit`` tokens to vectors (n, dim); ``tokens`` counts those of a text."""
+    """Texts of at most ``tokenizer.limit`` tokens to vectors (n, ``dim``)."""
 
     def __init__(self, path: str, precision: str, device: str) -> None:
-        folder = Path(path)
-        if not ((folder / "vocab.json").is_file() and (folder / "merges.txt").is_file()):
-            hub.read_json(folder / "tokenizer.json")  # without one the library makes up a tokenizer without words
         ensure_torchaudio()
-        from transformers import AutoTokenizer, ClapConfig, ClapTextModelWithProjection
+        from transformers import ClapConfig
 
-        self._tokenizer: Any = AutoTokenizer.from_pretrained(path, local_files_only=True)
         config: Any = ClapConfig.from_pretrained(path, local_files_only=True).text_config
-        self._model: Any = hub.load(ClapTextModelWithProjection, path, precision, device, unread=TABLES, config=config)
-        # Positions are counted from behind the number of the padding.
-        places = config.max_position_embeddings - config.pad_token_id - 1
-        self.limit: int = min(places, self._tokenizer.model_max_length)
-
-    def tokens(self, text: str) -> int:
-        """Count the tokens of a text, with those at its ends."""
-        return len(self._tokenizer(text, verbose=False)["input_ids"])
+        self._model: Any = hub.load(
+            "ClapTextModelWithProjection", path, precision, device, unread=TABLES, config=config
+        )
+        self.tokenizer = Tokenizer(path, config, self._model.device)
+        self.dim: int = config.projection_dim
 
     @torch.inference_mode()
-    def __call__(self, texts: Sequence[str]) -> Vectors:
+    def __call__(self, texts: list[str]) -> Vectors:
         """Embed texts as one batch."""
-        inputs = self._tokenizer(list(texts), padding=True, return_tensors="pt").to(self._model.device)
-        return _unit(self._model(**inputs).text_embeds)
-
-
-def _unit(vectors: torch.Tensor) -> Vectors:
-    found: Vectors = torch.nn.functional.normalize(vectors.float(), dim=-1).cpu().numpy()
-    return found
+        return unit(self._model(**self.tokenizer(texts)).text_embeds)

@@ -39,6 +39,11 @@ def fingerprint(path: Path) -> str:
     folder = path if path.is_dir() else path.parent
     if (folder / MARKER).is_file():
         return f"random:{json.loads((folder / MARKER).read_text())['seed']}"
+    return contents(path)
+
+
+def contents(path: Path) -> str:
+    """Return the SHA-256 of a file, or over the names and digests of the files of a folder that loading reads."""
     if path.is_file():
         return remembered([path])[0]
     files = sorted(folder_files(path))

@@ -6,12 +6,14 @@ Whisper folder after `ct2-transformers-converter --copy_files tokenizer.json pre
 
 import importlib
 import importlib.util
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
+from mmray.config import nearest
 from mmray.errors import ConfigError
 from mmray.models.transcript import Said
 
@@ -37,13 +39,20 @@ class FasterTranscriber:
         kind, _, number = device.partition(":")
         try:
             self._net = faster.WhisperModel(
-                path, device=kind, device_index=int(number or 0), compute_type=precision, local_files_only=True
+                path,
+                device=kind,
+                device_index=int(number or 0),
+                compute_type=precision,
+                cpu_threads=int(os.environ.get("OMP_NUM_THREADS", "1")),
+                local_files_only=True,
             )
         except (RuntimeError, ValueError, OSError) as error:
             raise ConfigError(f"{path}: faster_whisper cannot load it on {device} in {precision}: {error}") from error
         known = self._net.supported_languages
-        if (language is not None and language not in known) or (translate and not self._net.model.is_multilingual):
-            raise ConfigError(f"{path}: does not understand that language, or cannot translate (known: {known})")
+        if language is not None and language not in known:
+            raise ConfigError(f"{path}: has no language {language!r}{nearest(language, known)}")
+        if translate and not self._net.model.is_multilingual:
+            raise ConfigError(f"{path}: understands English only: leave translate out")
         self._language, self._task = language, "translate" if translate else "transcribe"
         self._first_stamp = self._net.hf_tokenizer.token_to_id("<|notimestamps|>") + 1
 

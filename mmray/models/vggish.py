@@ -5,20 +5,16 @@ numbers: embeddings are taken before any ReLU, the quantiser truncates. (torchvg
 the last layer, and torchvggish's quantiser rounds.) Parity with TensorFlow 2.21: see tests/models/test_vggish.py.
 """
 
-import pickle
-import zipfile
-import zlib
+from collections.abc import Collection
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from mmray.errors import ConfigError
+from mmray.models import tensors
 from mmray.models.mel import MelSettings
+from mmray.models.tensors import Tensors
 
 MEL = MelSettings(offset=0.01)
 EXAMPLE_FRAMES = 96
@@ -38,10 +34,12 @@ LAYERS = {
     "embeddings.2": "vggish/fc1/fc1_2",
     "embeddings.4": "vggish/fc2",
 }
+NAMES = {f"{layer}/{part}" for layer in LAYERS.values() for part in ("weights", "biases")} | {
+    f"{layer}.{part}" for layer in LAYERS for part in ("weight", "bias")
+}
+QUANTISER = {"pca_eigen_vectors": (EMBEDDING, EMBEDDING), "pca_means": (EMBEDDING,)}
 TURNED = {4: (3, 2, 0, 1), 2: (1, 0)}  # from Google's order of axes: HWIO to OIHW, (in, out) to (out, in)
 PREFIXES = {"features_network.": "features.", "embedding_network.": "embeddings."}  # torchaudio's
-
-Tensors = dict[str, Tensor]
 
 
 class VggishNet(nn.Module):
@@ -82,7 +80,7 @@ def load(path: Path) -> VggishNet:
     In the .npz stand ``vggish/conv1/weights`` (HWIO) to ``vggish/fc2/biases`` (fully connected: in, out). The layers
     may have any widths that fit one another. ConfigError, naming file and tensor, where it is not VGGish.
     """
-    found = {_name(name): tensor for name, tensor in _tensors(path).items()}
+    found = {_name(name): tensor for name, tensor in _tensors(path, NAMES).items()}
     if f"{LAYERS['features.0']}/weights" in found:
         found = _from_tensorflow(found)
     wanted = [f"{layer}.{part}" for layer in LAYERS for part in ("weight", "bias")]
@@ -103,9 +101,9 @@ def load_pca(path: Path) -> tuple[Tensor, Tensor]:
 
     ConfigError, naming file and tensor, where it holds others.
     """
-    found = _tensors(path)
+    found = _tensors(path, QUANTISER)
     parts = []
-    for name, shape in {"pca_eigen_vectors": (EMBEDDING, EMBEDDING), "pca_means": (EMBEDDING,)}.items():
+    for name, shape in QUANTISER.items():
         if name not in found:
             raise ConfigError(f"{path}: is not VGGish's quantiser: {name} is missing")
         part = found[name].double().squeeze()  # the means may be a column
@@ -131,48 +129,16 @@ def _name(name: str) -> str:
 
 def _from_tensorflow(found: Tensors) -> Tensors:
     """Rename the tensors of Google's checkpoint and turn them around."""
-    tensors = {}
+    turned = {}
     for layer, theirs in LAYERS.items():
         if (weight := found.get(f"{theirs}/weights")) is not None:
-            tensors[f"{layer}.weight"] = weight.permute(TURNED.get(weight.ndim, tuple(range(weight.ndim))))
+            turned[f"{layer}.weight"] = weight.permute(TURNED.get(weight.ndim, tuple(range(weight.ndim))))
         if (bias := found.get(f"{theirs}/biases")) is not None:
-            tensors[f"{layer}.bias"] = bias
-    return tensors
+            turned[f"{layer}.bias"] = bias
+    return turned
 
 
-def _tensors(path: Path) -> Tensors:
-    """Read every tensor of a file by its name, running nothing of it; ConfigError where that cannot be done."""
-    readers = {".npz": _from_npz, ".safetensors": _from_safetensors}
+def _tensors(path: Path, names: Collection[str]) -> Tensors:
     if path.suffix not in SUFFIXES:
         raise ConfigError(f"{path}: VGGish reads {', '.join(sorted(SUFFIXES))} files")
-    try:
-        found = readers.get(path.suffix, _from_pickle)(path).items()
-        return {str(name): torch.as_tensor(v) for name, v in found if isinstance(v, Tensor | np.ndarray)}
-    except (
-        OSError, EOFError, AttributeError, KeyError, RuntimeError, TypeError, ValueError,
-        pickle.UnpicklingError, zipfile.BadZipFile, zlib.error, SafetensorError,
-    ) as error:  # fmt: skip
-        said = " ".join(str(error).split())
-        said = said.partition("WeightsUnpickler error: ")[2] or said  # the rest is advice to load it all the same
-        raise ConfigError(f"{path}: cannot be read as tensors: {said[:200]}") from error
-
-
-def _from_safetensors(path: Path) -> Any:
-    # In memory of their own: a file that is written over while the run goes on must not change it.
-    return {name: tensor.clone() for name, tensor in load_file(path).items()}
-
-
-def _from_npz(path: Path) -> Any:
-    with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-        return {name: array for name, array in arrays.items() if array.dtype.kind in "fiu"}
-
-
-def _from_pickle(path: Path) -> Any:
-    """Read with torch's loader that knows tensors only; torchvggish's quantiser holds plain arrays of numpy."""
-    rebuild = np.empty(0).__reduce__()[0]
-    arrays: list[Any] = [
-        np.ndarray, np.dtype, *(type(np.dtype(name)) for name in ("float32", "float64")),
-        (rebuild, "numpy.core.multiarray._reconstruct"), (rebuild, "numpy._core.multiarray._reconstruct"),
-    ]  # fmt: skip
-    with torch.serialization.safe_globals(arrays):
-        return torch.load(path, map_location="cpu", weights_only=True)
+    return tensors.read(path, names)

@@ -23,6 +23,7 @@ STRIDES = boxes.STRIDES
 POOLS = (5, 9, 13)  # of SPPCSPC
 
 Doubles = npt.NDArray[np.float64]
+Grid = tuple[Tensor, Tensor]
 
 
 class YoloV7(nn.Module):
@@ -39,7 +40,8 @@ class YoloV7(nn.Module):
         build = _Builder(arrays, activation)
         self.parts = nn.ModuleList([build(f"model.{number}", layer) for number, layer in enumerate(self.layers)])
         # No buffer: it stays exact whatever precision the weights get.
-        self.anchors_px = _anchors_px(arrays, checkpoint.architecture, len(self.layers) - 1)
+        self._anchors_px = _anchors_px(arrays, checkpoint.architecture, len(self.layers) - 1)
+        self._grids: dict[tuple[torch.device, tuple[torch.Size, ...]], list[Grid]] = {}
         # A layer's output is let go behind its last reader: that is most of the memory.
         self.readers = {source: number for number, layer in enumerate(self.layers) for source in layer.sources}
         # A quarter faster on a CPU than channels first.
@@ -47,7 +49,11 @@ class YoloV7(nn.Module):
 
     def forward(self, pictures: Tensor) -> Tensor:
         """Return the decoded rows, float32."""
-        return decoded(self.raw(pictures), self.anchors_px.to(pictures.device))
+        maps = self.raw(pictures)
+        key = pictures.device, tuple(raw.shape[2:] for raw in maps)
+        if key not in self._grids:
+            self._grids[key] = grids(maps, self._anchors_px)
+        return decoded(maps, self._grids[key])
 
     def raw(self, pictures: Tensor) -> list[Tensor]:
         """Return the three maps (n, 3 x (5 + classes), h, w) of the head."""
@@ -109,18 +115,24 @@ class _Builder:
         return nn.Sequential(_convolution(*_folded(self._arrays, name, norm), step), self._activation)
 
 
-def decoded(maps: Sequence[Tensor], anchors_px: Tensor) -> Tensor:
-    """Decode raw maps (n, 3 x channels, h, w) with the anchors (3, 3, 2) to rows (n, 3 x cells, channels), float32."""
+def grids(maps: Sequence[Tensor], anchors_px: Tensor) -> list[Grid]:
+    """Return for each raw map its cells (h, w, 2) as x, y, and of the anchors (3, 3, 2) its own, (3, 1, 1, 2)."""
+    found = []
+    for raw, anchors in zip(maps, anchors_px, strict=True):
+        y, x = torch.meshgrid(*(torch.arange(side, device=raw.device) for side in raw.shape[2:]), indexing="ij")
+        found.append((torch.stack([x, y], -1), anchors[:, None, None, :].to(raw.device)))
+    return found
+
+
+def decoded(maps: Sequence[Tensor], places: Sequence[Grid]) -> Tensor:
+    """Decode raw maps (n, 3 x channels, h, w) with their ``grids`` to rows (n, 3 x cells, channels), float32."""
     rows = []
-    for raw, anchors, stride in zip(maps, anchors_px, STRIDES, strict=True):
+    for raw, (cells, anchors), stride in zip(maps, places, STRIDES, strict=True):
         batch, channels, height, width = raw.shape
         shape = (batch, ANCHORS, channels // ANCHORS, height, width)
         scores = raw.float().reshape(shape).permute(0, 1, 3, 4, 2).sigmoid()
-        y, x = torch.meshgrid(
-            torch.arange(height, device=raw.device), torch.arange(width, device=raw.device), indexing="ij"
-        )
-        scores[..., :2] = (2 * scores[..., :2] - 0.5 + torch.stack([x, y], -1)) * stride
-        scores[..., 2:4] = (2 * scores[..., 2:4]) ** 2 * anchors[:, None, None, :]
+        scores[..., :2] = (2 * scores[..., :2] - 0.5 + cells) * stride
+        scores[..., 2:4] = (2 * scores[..., 2:4]) ** 2 * anchors
         rows.append(scores.reshape(batch, -1, channels // ANCHORS))
     return torch.cat(rows, 1)
 

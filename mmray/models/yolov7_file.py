@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from mmray.errors import ConfigError
+from mmray.models import safetensors_file
 from mmray.models.pickled import Pickled
-from mmray.models.weights import safetensors_header
 
 Kind = Literal["conv", "rep", "sppcspc", "max", "up", "concat", "head"]
 ANCHORS = 3  # of each cell
@@ -122,9 +122,9 @@ class Checkpoint:
     def arrays(self) -> Arrays:
         """Read every tensor as float32."""
         if self.path.endswith(".safetensors"):
-            from safetensors.torch import load_file
+            from mmray.models import tensors  # imports torch
 
-            return {name: tensor.float().numpy() for name, tensor in load_file(self.path).items()}
+            return {name: tensor.float().numpy() for name, tensor in tensors.read(Path(self.path)).items()}
         return {name: array.astype(np.float32, copy=False) for name, array in Pickled(self.path).arrays().items()}
 
 
@@ -146,7 +146,7 @@ def look(path: str) -> Checkpoint:
 
 def _described(path: str) -> tuple[Shapes, dict[Any, Any]]:
     if path.endswith(".safetensors"):
-        header = safetensors_header(Path(path))
+        header = safetensors_file.header(Path(path))
         return {name: tuple(about["shape"]) for name, about in header.items()}, {}
     found = Pickled(path)
     return found.shapes, found.about

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import pyarrow as pa
@@ -61,9 +61,15 @@ class Batch:
     """The items under way, and what has come of them."""
 
     def __init__(
-        self, extract: Sequence[ExtractFn], tasks: Sequence[Task], schemas: Sequence[pa.Schema], run_id: str
+        self,
+        extract: Sequence[ExtractFn],
+        tasks: Sequence[Task],
+        schemas: Sequence[pa.Schema],
+        run_id: str,
+        alive: Callable[[], None] = lambda: None,
     ) -> None:
         self._extract, self._tasks, self._schemas, self._run_id = extract, tasks, schemas, run_id
+        self._alive = alive  # called after each batch of a model
         self._queues: list[list[tuple[Progress, Item | Gathered]]] = [[] for _ in tasks]
         self._weights = [0 for _ in tasks]
         self.unfinished: list[Progress] = []
@@ -94,7 +100,10 @@ class Batch:
             progress.flags = {} if failure else feed.flags
             if gathered[place]:
                 streams = tuple(gathered[place].get(spec, []) for spec in specs)
-                self._add(progress, Gathered(streams, segment.start_s, segment.end_s, feed.duration_s))
+                # Frames of a whole sample are chosen by its probed length, however it is cut.
+                whole = self._tasks[place].whole_sample
+                duration_s = segment.duration_s if whole else feed.duration_s
+                self._add(progress, Gathered(streams, segment.start_s, segment.end_s, duration_s))
         self._sweep()
 
     def finish(self) -> None:
@@ -125,6 +134,7 @@ class Batch:
             return
         started = time.perf_counter()
         results = list(answers(self._extract[place], [item for _, item in waiting]))
+        self._alive()
         seconds = (time.perf_counter() - started) / total
         for (progress, item), result in zip(waiting, results, strict=True):
             progress.waiting -= 1

@@ -67,12 +67,16 @@ class Begun:
     def __init__(self, store: Store, run_id: str, timeout_s: float) -> None:
         self._store = store
         self._timeout_s = timeout_s
+        self._until = 0.0
         self.name = f"{run_id}-{uuid.uuid4().hex[:12]}"
         self._words = _words_file(self.name).open("w")
         faulthandler.enable(self._words)
 
-    def set(self, keys: Sequence[Key]) -> None:
-        """Name what is worked on from now on, and give it ``timeout_s`` seconds."""
+    def set(self, keys: Sequence[Key], extractors: int = 1) -> None:
+        """Name what is worked on from now on, and give it ``timeout_s`` seconds.
+
+        Where it gets on (see ``alive``) it has as many times that as there are extractors.
+        """
         about = {
             "segments": sorted(keys),
             "node": socket.gethostname(),
@@ -80,7 +84,13 @@ class Begun:
             "at": time.time(),
         }
         storage.put(self._path, json.dumps(about, ensure_ascii=False).encode())
-        faulthandler.dump_traceback_later(self._timeout_s, exit=True, file=self._words)
+        self._until = time.monotonic() + self._timeout_s * extractors
+        self.alive()
+
+    def alive(self) -> None:
+        """Say that work gets on: the watchdog waits another ``timeout_s``, though not for ever."""
+        left_s = min(self._timeout_s, self._until - time.monotonic())
+        faulthandler.dump_traceback_later(max(0.001, left_s), exit=True, file=self._words)
 
     def clear(self) -> None:
         """Say that nothing is being worked on."""

@@ -15,7 +15,8 @@ from mmray.tables.store import Store
 
 # What an extractor of a kind offers to others.
 OUTPUTS = {"text": "text", "detections": "objects"}
-SAMPLES_AT_ONCE = 20_000
+VERSION = 1  # raised whenever the code changes the texts it makes: what reads them is then done again
+ROW_BYTES = 1000  # of a segment of a transcript, a summary, or a name, roughly
 
 
 def media(source: str, expected: pl.DataFrame, rows: pl.DataFrame) -> pl.DataFrame:
@@ -29,10 +30,10 @@ def media(source: str, expected: pl.DataFrame, rows: pl.DataFrame) -> pl.DataFra
     about = finished.join(rows.select(*ledger.KEY, "attempt", "run_id"), on=ledger.KEY).sort("sample_id", "segment")
     fields = ("segment", "input", "attempt", "run_id", "status", "rows")
     inputs = about.group_by("sample_id", maintain_order=True).agg(
-        pl.concat_str(fields, separator="|", ignore_nulls=True).str.join(";")
+        pl.concat_str(fields, separator="|", ignore_nulls=True).str.join(";").alias("about")
     )
     hashed = inputs.with_columns(
-        pl.col("segment").map_elements(lambda text: provenance.fingerprint(text, 16), pl.String).alias("input")
+        pl.col("about").map_elements(lambda text: provenance.fingerprint([VERSION, text], 16), pl.String).alias("input")
     )
     null = pl.lit(None, pl.String)
     return statuses.join(hashed.select("sample_id", "input"), on="sample_id").select(
@@ -47,10 +48,10 @@ def with_texts(store: Store, origins: dict[str, str], pending: pl.DataFrame, row
         wanted = pending.filter((pl.col("source") == source) & pl.col("given").is_in(["ok", "partial"]))
         samples = wanted["sample_id"].unique(maintain_order=True).to_list()
         finished = rows.filter((pl.col("extractor") == origin) & pl.col("status").is_in(["ok", "partial"]))
+        columns = ["class_id", "class_name", "score"] if source.endswith(".objects") else ["text"]
         found: dict[str, str] = {}
-        for start in range(0, len(samples), SAMPLES_AT_ONCE):
-            chunk = finished.filter(pl.col("sample_id").is_in(samples[start : start + SAMPLES_AT_ONCE]))
-            found |= texts(ledger.as_polars(windows.counted(store, chunk)))
+        for chunk in windows.by_size(finished.filter(pl.col("sample_id").is_in(samples)), ROW_BYTES):
+            found |= texts(ledger.as_polars(windows.counted(store, chunk, columns)))
         read = pl.DataFrame({"sample_id": samples, "found": [found.get(sample, "") for sample in samples]})
         read = read.cast({"sample_id": pl.String, "found": pl.String}).with_columns(source=pl.lit(source))
         pending = pending.join(read, on=["sample_id", "source"], how="left", maintain_order="left")

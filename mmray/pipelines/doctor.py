@@ -9,7 +9,7 @@ from mmray import config, storage
 from mmray.errors import ConfigError
 from mmray.extractors import registry
 from mmray.extractors.base import Extractor
-from mmray.models import digest, weights
+from mmray.models import catalogue, digest, weights
 from mmray.pipelines import job, machine
 
 PULL = "mmray models pull "
@@ -68,7 +68,7 @@ def _row(
     wanted = [one for one in named.values() if isinstance(one, str)]
     problems = _problems(kind, wanted, wrong)
     if not problems and extractor is not None and (unfit := _unfit(extractor, wanted)):
-        problems = [(unfit, "")]
+        problems = [unfit]
     return {
         "name": name,
         "runs": not problems,
@@ -99,7 +99,7 @@ def _remarks(kind: type[Extractor], wanted: Sequence[str], gpu: bool) -> str:
 
 def _library(kind: type[Extractor], name: str) -> str:
     """Return the library that reads a checkpoint: onnxruntime an ONNX file, transformers a folder, torch the others."""
-    model = weights.find(name)
+    model = catalogue.find(name)
     if (model.file if model else name).endswith(".onnx"):
         return "onnxruntime"
     return "transformers" if kind.checkpoint == "model" else "torch"
@@ -107,34 +107,41 @@ def _library(kind: type[Extractor], name: str) -> str:
 
 def _missing(name: str, formats: frozenset[str]) -> tuple[str, str] | None:
     """Return what is wrong with a checkpoint and the mend; None where it is here and whole."""
-    model = weights.find(name)
+    model = catalogue.find(name)
     if model is None and storage.is_remote(name):
         return None  # a run fetches it; looking would ask the network
     try:
         if weights.locate(name, formats) is None:
             size = f" ({max(1, model.size_bytes // 10**6)} MB)" if model and model.size_bytes else ""
-            if model is None and not weights.HUB_ID.fullmatch(name):
+            if catalogue.named(name) is None:
                 return "not here", f"{name}: no such file; give the path of a copy"
             return f"not here{size}", model.command if model else f"{PULL}{name}"
         weights.whole(name, formats)
     except (ConfigError, ImportError, OSError) as error:
-        return str(error), f"remove it, then: {model.command}" if model else "copy it again"
+        why, mend = _told(error)
+        return why, f"remove it, then: {model.command}" if model else mend
     return None
 
 
-def _unfit(extractor: Extractor, names: Sequence[str]) -> str | None:
+def _told(error: Exception) -> tuple[str, str]:
+    """Return what an error says is wrong and what it says to do, which stands behind its first semicolon."""
+    why, _, mend = str(error).partition("; ")
+    return why, mend or "give another checkpoint"
+
+
+def _unfit(extractor: Extractor, names: Sequence[str]) -> tuple[str, str] | None:
     """Say why an extractor does not take the checkpoint it was given, as far as a cheap look at it can tell."""
     if not names or storage.is_remote(names[0]):
         return None
     try:
         extractor.resolved(str(weights.whole(names[0], extractor.formats)))
     except ConfigError as error:
-        return str(error)
+        return _told(error)
     return None
 
 
 def _random(name: str) -> bool:
-    model = weights.find(name)
+    model = catalogue.find(name)
     if model is None and storage.is_remote(name):
         return False
     place = weights.locate(name) or Path(name)
@@ -142,7 +149,7 @@ def _random(name: str) -> bool:
 
 
 def _licence(name: str) -> str | None:
-    model = weights.find(name)
+    model = catalogue.find(name)
     return None if model is None else model.licence + (" (non-commercial)" if model.non_commercial else "")
 
 

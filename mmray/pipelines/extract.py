@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import re
 import sys
 import time
 from collections.abc import Sequence
@@ -27,6 +28,8 @@ log = logging.getLogger(__name__)
 
 COMMIT_S = 2.0
 MERGE_FILES = 200
+# "mmray.errors.ConfigError: ...", the last line of a traceback.
+LAST_WORDS = re.compile(r"^\s*(?:\w+\.)*(\w+(?:Error|Exception|Exit|Interrupt)): (.+)$", re.MULTILINE)
 
 
 def run(config: ExtractConfig, file: str = "configuration", limit: int | None = None) -> dict[str, Any]:
@@ -55,6 +58,7 @@ def run(config: ExtractConfig, file: str = "configuration", limit: int | None = 
             "run_id": run_id,
             "samples": state.samples,
             "accounts": ledger.account(state.statuses, state.ids, state.samples),
+            "names": {task.id: task.as_ for task in tasks},
             "changed": changed_samples,
             "nothing_to_do": not busy and not pooled,
             "seconds": round(time.perf_counter() - started, 3),
@@ -78,7 +82,8 @@ def _work(store: Store, run_id: str, config: ExtractConfig, state: State, chosen
     with cluster.connected() as ray:
         cluster.check_shared(ray, config.store.rstrip("/"), store.path("store.json"))
         groups = _groups(config, state.tasks)
-        _check_models(ray, [task for group in groups[1:] for task in group])
+        later = {task.id for group in groups[1:] for task in group} & _to_do(replace(state, media=chosen))
+        _check_models(ray, config, [task for task in state.tasks if task.id in later])
         state = probed(ray, store, config, state, chosen)
         for number, members in enumerate(groups):
             pending = replace(state, media=chosen).pending.filter(pl.col("extractor").is_in([t.id for t in members]))
@@ -100,22 +105,41 @@ def _groups(config: ExtractConfig, tasks: Sequence[Task]) -> list[list[Task]]:
     return [group for group in groups if group]
 
 
-def _check_models(ray: Any, tasks: Sequence[Task]) -> None:
+def _to_do(state: State) -> set[str]:
+    """Return the extractors that will have work: something pending, or a source with something pending."""
+    if not plan.unplanned(state.media, state.segments).is_empty():
+        return set(state.ids)
+    found = set(state.pending["extractor"])
+    for task in sorted(state.tasks, key=lambda task: task.wave):
+        if task.origin in found:
+            found.add(task.id)
+    return found
+
+
+def _check_models(ray: Any, config: ExtractConfig, tasks: Sequence[Task]) -> None:
     """Load models once, in a process of its own: a bad checkpoint of a later pool must not end a run after hours."""
     if any(task.path for task in tasks):
+        _, _, gpus = cluster.pool_size(ray, config.resources, 1)
+        load = ray.remote(num_cpus=config.resources.cpus_per_actor, num_gpus=gpus, max_retries=1)(_load_all)
         try:
-            ray.get(ray.remote(num_cpus=1, max_retries=1)(_load_all).remote(tasks))
+            ray.get(load.remote(tasks, "cuda:0" if gpus else "cpu"))
         except ray.exceptions.RayError as error:
             raise _told(error) from error
 
 
-def _load_all(tasks: Sequence[Task]) -> None:
+def _load_all(tasks: Sequence[Task], device: str) -> None:
     from mmray.pipelines.worker import loaded
 
-    os.environ["HF_HUB_OFFLINE"] = "1"
+    _set_up()
     for task in tasks:
         if task.path:
-            loaded(task, "cpu")
+            loaded(task, device)
+
+
+def _set_up() -> None:
+    """Prepare a worker process: a thousand actors never ask the hub, and tokenizers take no core of their own."""
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 
 def _run_pool(
@@ -157,18 +181,18 @@ def _run_pool(
 def _told(error: Exception) -> MmrayError:
     """Return the last words of what Ray wraps in tracebacks of its own, as what they were; --verbose shows them all."""
     log.debug("%s", error)
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    kind, colon, words = lines[-1].removeprefix("mmray.errors.").partition(": ")
-    if colon and kind == ConfigError.__name__:
+    said = LAST_WORDS.findall(str(error))  # Ray puts advice of its own behind them
+    kind, words = said[-1] if said else ("", str(error).strip().rpartition("\n")[2])
+    if kind == ConfigError.__name__:
         return ConfigError(words)
-    return MmrayError(f"the run broke off: {words if colon and kind == MmrayError.__name__ else lines[-1]}")
+    return MmrayError(f"the run broke off: {words if kind in ('', MmrayError.__name__) else f'{kind}: {words}'}")
 
 
 class Actor:
     """What Ray runs: a Worker, made once in each actor process."""
 
     def __init__(self, store: str, run_id: str, tasks: list[Task], config: ExtractConfig, device: str) -> None:
-        os.environ["HF_HUB_OFFLINE"] = "1"  # a thousand actors never ask the hub
+        _set_up()
         from mmray.pipelines.feed import Segment
         from mmray.pipelines.worker import Worker
 

@@ -136,7 +136,8 @@ def places(specs: Sequence[AnySpec]) -> int:
 def absent(spec: AnySpec) -> Outcome:
     """Return the outcome of a sample that has no such source at all."""
     reasons = {FrameSpec: Reason.NO_VIDEO, AudioSpec: Reason.NO_AUDIO, TextSpec: Reason.NO_TEXT}
-    return Outcome("skipped", reasons[type(spec)], "the manifest has nothing in this column", 0, 0.0)
+    reason = next(reason for kind, reason in reasons.items() if isinstance(spec, kind))
+    return Outcome("skipped", reason, "the manifest has nothing in this column", 0, 0.0)
 
 
 def last_words(error: BaseException) -> str:

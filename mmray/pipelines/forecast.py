@@ -13,6 +13,8 @@ from mmray.pipelines.state import State, look, probed
 from mmray.tables import manifest
 from mmray.tables.store import locked, open_store
 
+UNKNOWN: dict[str, Any] = {"start_s": 0.0, "end_s": None, "duration_s": None, "pixels": 0, "fps": None}
+
 
 def run(config: ExtractConfig, file: str = "configuration") -> dict[str, Any]:
     """Probe all media, write the segment table, predict core hours, bytes and failures of what is pending."""
@@ -31,7 +33,7 @@ def run(config: ExtractConfig, file: str = "configuration") -> dict[str, Any]:
         "segments": state.segments.filter(pl.col("scope") == "segment").height,
         "media_hours": round(float(_media_s(state)) / 3600, 4),
         "problems": dict(reasons.iter_rows()),
-        "extractors": {task.id: _forecast(task, state) for task in tasks},
+        "extractors": _forecasts(state),
         "cores_here": cluster.cores(),
     }
 
@@ -40,9 +42,18 @@ def _media_s(state: State) -> float:
     return float(state.segments.unique(["sample_id", "source"])["duration_s"].sum() or 0)
 
 
-def _forecast(task: Task, state: State) -> dict[str, Any]:
-    own = State([task], state.samples, state.media, state.segments, state.rows)
-    rows = own.pending.to_dicts()
+def _forecasts(state: State) -> dict[str, dict[str, Any]]:
+    """Predict each extractor's work; of one whose source is not done yet as a text for each sample."""
+    expected, pending = state.expected, state.pending
+    found = {}
+    for task in state.tasks:
+        rows = pending.filter(pl.col("extractor") == task.id).to_dicts()
+        known = expected.filter(pl.col("extractor") == task.id)["sample_id"].n_unique()
+        found[task.id] = _forecast(task, state, rows + [UNKNOWN] * (state.samples - known))
+    return found
+
+
+def _forecast(task: Task, state: State, rows: list[dict[str, Any]]) -> dict[str, Any]:
     items = sum(predict.items(task.extractor, row) for row in rows)
     width = sum(task.extractor.dims(task.path).values()) or 8
     return {

@@ -11,7 +11,7 @@ from mmray.config import Entry, keys, nearest, validate
 from mmray.errors import ConfigError
 from mmray.extractors import registry
 from mmray.extractors.base import Extractor
-from mmray.models import weights
+from mmray.models import catalogue, weights
 from mmray.pipelines import derived
 from mmray.specs import SAMPLINGS, Spec, TextSpec
 
@@ -39,7 +39,7 @@ class Task:
     def licence(self) -> str | None:
         """Return the licence of its checkpoint, where the catalogue knows it."""
         field = self.extractor.checkpoint
-        model = weights.find(getattr(self.extractor, field)) if field else None
+        model = catalogue.find(getattr(self.extractor, field)) if field else None
         return model.licence if model else None
 
     @property
@@ -50,8 +50,9 @@ class Task:
 
 def identity(extractor: Extractor, source: str, found: Mapping[str, weights.Weights]) -> dict[str, Any]:
     """Return what decides an extractor's numbers: fields, code version and weights; nothing of where it runs."""
-    digests = {field: one.fingerprint for field, one in found.items()}
-    without = {*extractor.execution, *extractor.companions}
+    digests = {field: one.identity for field, one in found.items()}
+    unread = {name for name, value in extractor if isinstance(value, Spec) and value not in extractor.specs}
+    without = {*extractor.execution, *extractor.companions, *unread}
     return {
         "name": extractor.name,
         "version": extractor.version,
@@ -72,7 +73,7 @@ def tasks(entries: Sequence[Entry], file: str, columns: Sequence[str]) -> list[T
         raise ConfigError(f"{file}: {where[first]}.source: sources run in a circle: {circle}") from None
     built: dict[str, Task] = {}
     for name in order:
-        task = _task(name, extractors[name], built.get(read[name]), where[name], file, columns)
+        task = _task(name, extractors[name], built.get(read[name]), where[name], file, columns, extractors)
         for other in built.values():
             if other.id == task.id:
                 raise ConfigError(f"{file}: extractors {other.as_!r} and {task.as_!r} are the same; leave one out")
@@ -86,9 +87,17 @@ def _reference(extractor: Extractor, names: Collection[str]) -> str:
     return name if dot and name in names else ""
 
 
-def _task(name: str, extractor: Extractor, origin: Task | None, where: str, file: str, columns: Sequence[str]) -> Task:
+def _task(
+    name: str,
+    extractor: Extractor,
+    origin: Task | None,
+    where: str,
+    file: str,
+    columns: Sequence[str],
+    entries: Collection[str],
+) -> Task:
     try:
-        source = _column(extractor, columns) if origin is None else _output(extractor, origin)
+        source = _column(extractor, columns, entries) if origin is None else _output(extractor, origin)
     except ConfigError as error:
         raise ConfigError(f"{file}: {where}.source: {error}") from None
     if extractor.extra is not None and importlib.util.find_spec(extractor.extra[1]) is None:
@@ -98,7 +107,7 @@ def _task(name: str, extractor: Extractor, origin: Task | None, where: str, file
     found: dict[str, weights.Weights] = {}
     for field in extractor.checkpoints:
         try:
-            found[field] = weights.resolve(getattr(extractor, field), extractor.formats)
+            found[field] = weights.resolve(getattr(extractor, field), extractor.formats_of(field))
             if field == extractor.checkpoint:
                 path = str(found[field].path)
                 extractor = extractor.resolved(path)
@@ -126,7 +135,16 @@ def together(found: Sequence[weights.Weights]) -> str | None:
     return hashlib.sha256("\n".join(one.fingerprint for one in found).encode()).hexdigest()
 
 
-def _column(extractor: Extractor, columns: Sequence[str]) -> str:
+def _column(extractor: Extractor, columns: Sequence[str], entries: Collection[str]) -> str:
+    reads_text = any(isinstance(spec, TextSpec) for spec in extractor.specs)
+    if extractor.source == ("uri" if reads_text else "text"):
+        raise ConfigError(
+            f"{extractor.name} reads {'texts, and uri names media' if reads_text else 'media, not texts'}"
+        )
+    if extractor.source in entries and extractor.source not in columns:
+        raise ConfigError(
+            f"to read what the entry {extractor.source!r} gives, write {extractor.source}.text or .objects"
+        )
     if extractor.source not in columns:
         name, dot, _ = extractor.source.rpartition(".")
         also = f"; and no entry of this configuration is called {name!r}" if dot else ""
@@ -168,6 +186,10 @@ def build(name: str, settings: Mapping[str, Any], where: str, file: str) -> Extr
             if not kind.gather and (context := [key for key in ("before", "after") if given.get(key)]):
                 raise ConfigError(f"{file}: {where}.{context[0]}: {name} looks at each picture alone, without context")
     extractor = validate(kind, values, where, file)
+    for field, spec in specs.items():
+        unread = [key for key in settings if key in spec.model_fields and key not in kind.model_fields]
+        if unread and getattr(extractor, field) not in extractor.specs:
+            raise ConfigError(f"{file}: {where}.{unread[0]}: {name} as it is set here does not look at {field}")
     if wrong := [pooling for pooling in extractor.pooling if pooling not in kind.poolings]:
         raise ConfigError(
             f"{file}: {where}.pooling: {name} has no pooling {wrong[0]!r}{nearest(wrong[0], kind.poolings)}"

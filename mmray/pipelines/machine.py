@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from mmray.models import digest, weights
+from mmray.models import catalogue, digest, weights
 from mmray.pipelines import cluster
 from mmray.pipelines.probes import CODECS
 
@@ -224,7 +224,7 @@ def _hub() -> Check:
 
 
 def _models() -> Check:
-    known = weights.catalogue()
+    known = catalogue.models()
     here = [place for model in known if (place := weights.locate(model.name)) is not None]
     size_bytes = sum(file.stat().st_size for place in here for file in place.rglob("*") if file.is_file())
     return check("models", True, f"{len(here)} of {len(known)} are here ({size_bytes / GB:.2f} GB)")

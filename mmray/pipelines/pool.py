@@ -16,7 +16,6 @@ from mmray.tables.store import Store, write_parquet
 log = logging.getLogger(__name__)
 
 VERSION = 2  # raised whenever the code changes what is pooled: feature tables are then made again
-SAMPLES_AT_ONCE = 20_000  # bounds memory: 20,000 samples x 20 windows x 1,024 floats are 1.6 GB at the worst
 
 
 def run(store: Store, tasks: Sequence[Task], statuses: pl.DataFrame, expected: pl.DataFrame, rows: pl.DataFrame) -> int:
@@ -46,19 +45,32 @@ def pooled(store: Store, task: Task, pooling: str, finished: pl.DataFrame, made_
     """Return the feature table of one extractor; None where no sample has a row."""
     ids: list[str] = []
     matrices: list[features.Matrix] = []
-    samples = finished.select("sample_id").unique(maintain_order=True)["sample_id"].to_list()
-    for start in range(0, len(samples), SAMPLES_AT_ONCE):
-        chunk = finished.filter(pl.col("sample_id").is_in(samples[start : start + SAMPLES_AT_ONCE]))
-        rows = windows.counted(store, chunk)
+    columns = _columns(task, pooling)
+    width = task.extractor.dims(task.path).get(columns[0], len(columns))
+    for chunk in windows.by_size(finished, 12 * width + 100):  # float32, and float64 where means are summed
+        rows = windows.counted(store, chunk, columns)
         if task.extractor.kind == "detections":
             names, matrix = _detections(task, pooling, rows, chunk)
         elif rows.num_rows == 0:
             continue
         else:
-            names, matrix = _vectors(task, pooling, rows)
+            names, matrix = _vectors(task, pooling, rows, columns)
         ids += names
         matrices.append(matrix)
-    return features.table(ids, np.concatenate(matrices), made_from) if ids else None
+    if not ids:
+        return None
+    order = np.argsort(np.array(ids))
+    return features.table([ids[place] for place in order], np.concatenate(matrices)[order], made_from)
+
+
+def _columns(task: Task, pooling: str) -> list[str]:
+    """Return the columns of the windows that a pooling needs."""
+    kind = task.extractor.kind
+    if kind == "detections":
+        return ["class_id", "score"]
+    if kind == "descriptors":
+        return list(task.extractor.summary)
+    return ["scores" if kind == "scores" or pooling.startswith("scores_") else "embedding"]
 
 
 def _runs(ids: pa.ChunkedArray) -> tuple[list[str], np.ndarray[tuple[int], np.dtype[np.int64]]]:
@@ -68,15 +80,14 @@ def _runs(ids: pa.ChunkedArray) -> tuple[list[str], np.ndarray[tuple[int], np.dt
     return encoded.dictionary.to_pylist(), starts.astype(np.int64)
 
 
-def _vectors(task: Task, pooling: str, rows: pa.Table) -> tuple[list[str], features.Matrix]:
+def _vectors(task: Task, pooling: str, rows: pa.Table, names_of: Sequence[str]) -> tuple[list[str], features.Matrix]:
     names, starts = _runs(rows["sample_id"])
     if task.extractor.kind == "descriptors":
         rules = task.extractor.summary
-        columns = {name: rows[name].to_numpy() for name in rules}
+        columns = {name: rows[name].to_numpy() for name in names_of}
         weights = np.asarray(rows["duration_s"].to_numpy(), np.float64)
         return names, features.summarised(columns, starts, rules, weights)
-    column = "scores" if task.extractor.kind == "scores" or pooling.startswith("scores_") else "embedding"
-    matrix, seconds = windows.vectors(rows[column]), _seconds(rows)
+    matrix, seconds = windows.vectors(rows[names_of[0]]), _seconds(rows)
     return names, features.pooled(matrix, starts, pooling.removeprefix("scores_"), seconds)
 
 
@@ -91,10 +102,12 @@ def _detections(task: Task, pooling: str, rows: pa.Table, chunk: pl.DataFrame) -
     frames = chunk.group_by("sample_id", maintain_order=True).agg(pl.col("frames").sum())
     names = frames["sample_id"].to_list()
     classes = len(task.extractor.labels(task.path))
+    owners = rows["sample_id"].combine_chunks().dictionary_encode()
     place = {name: number for number, name in enumerate(names)}
+    places = np.array([place[name] for name in owners.dictionary.to_pylist()], np.int64)
     empty = rows.num_rows == 0
     matrix = features.class_vectors(
-        np.array([] if empty else [place[name] for name in rows["sample_id"].to_pylist()], np.int64),
+        places[np.asarray(owners.indices)] if not empty else places,
         np.array([] if empty else rows["window"].to_numpy(), np.int64),
         np.array([] if empty else rows["class_id"].to_numpy(), np.int64),
         np.array([] if empty else rows["score"].to_numpy(), np.float32),

@@ -8,7 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from mmray.errors import MmrayError
+from mmray.errors import ConfigError, MmrayError
 from mmray.extractors.base import ExtractFn
 from mmray.media.decode import Outcome
 from mmray.models import weights
@@ -72,14 +72,14 @@ class Worker:
 
     def _together(self, segments: Sequence[Segment], threads: int) -> list[Progress]:
         """Decode some segments ahead while the models work on the one in front; write their rows."""
-        batch = Batch(self._extract, self._tasks, self._schemas, self._run_id)
+        batch = Batch(self._extract, self._tasks, self._schemas, self._run_id, self._begun.alive)
         ahead: deque[Feed] = deque()
         coming = iter(segments)
         done: list[Progress] = []
         while True:
             while len(ahead) < threads and (segment := next(coming, None)) is not None:
                 under_way = [progress.segment for progress in batch.unfinished] + [feed.segment for feed in ahead]
-                self._begun.set(list({one.key for one in [*under_way, segment]}))
+                self._begun.set(list({one.key for one in [*under_way, segment]}), len(segment.tasks))
                 specs = dict.fromkeys(spec for place in segment.tasks for spec in self._tasks[place].extractor.specs)
                 ahead.append(Feed(segment, list(specs)))
             if not ahead:
@@ -141,7 +141,9 @@ def loaded(task: Task, device: str) -> ExtractFn:
     except MmrayError as error:
         raise type(error)(f"{task.as_}: {error}") from error
     except Exception as error:  # a damaged file makes each library raise an error of its own
-        raise MmrayError(f"{task.as_}: {path or 'the model'} cannot be loaded: {last_words(error)}") from error
+        memory = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+        kind = MmrayError if memory or path is None else ConfigError
+        raise kind(f"{task.as_}: {path or 'the model'} cannot be loaded: {last_words(error)}") from error
 
 
 def checkpoint(task: Task) -> str | None:
@@ -149,7 +151,7 @@ def checkpoint(task: Task) -> str | None:
     if task.path is None:
         return None
     extractor = task.extractor
-    found = [weights.resolve(getattr(extractor, field), extractor.formats) for field in extractor.checkpoints]
+    found = [weights.resolve(getattr(extractor, field), extractor.formats_of(field)) for field in extractor.checkpoints]
     if together(found) != task.fingerprint:
         here = f"{socket.gethostname()}: {', '.join(str(one.path) for one in found)}"
         raise MmrayError(f"{here} holds other weights than the driver found ({task.id})")

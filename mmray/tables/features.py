@@ -121,11 +121,13 @@ def extractor_id(store: Store, name: str) -> str:
         known[str(about["id"])] = str(about["as"])
     if name in known:
         return name
-    matching = [number for number, as_ in known.items() if name in {as_, number.rpartition("-")[0]}]
+    called = [number for number, as_ in known.items() if name == as_]
+    matching = called or [number for number in known if name == number.rpartition("-")[0]]
     if len(matching) == 1:
         return matching[0]
     if matching:
-        raise ConfigError(f"{store.uri}: {name!r} may be any of {', '.join(matching)}; give the full id")
+        choice = ", ".join(f"{number} ({known[number]})" for number in matching)
+        raise ConfigError(f"{store.uri}: {name!r} may be any of {choice}; give the full id")
     raise ConfigError(f"{store.uri}: no extractor {name!r}{nearest(name, [*known, *known.values()])}")
 
 

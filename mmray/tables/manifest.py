@@ -1,6 +1,8 @@
 """The manifest: one row per sample, made by scanning or read from a list."""
 
 import json
+import logging
+import re
 from collections.abc import Sequence
 from io import BytesIO
 
@@ -18,6 +20,9 @@ AUDIO = "wav mp3 flac ogg oga opus m4a aac wma aif aiff au caf amr ac3 mka mp2 w
 IMAGE = "jpg jpeg png webp gif avif bmp tif tiff"
 EXTENSIONS = frozenset(f".{name}" for name in f"{VIDEO} {AUDIO} {IMAGE}".split())
 LISTS = (".parquet", ".csv", ".tsv", ".jsonl", ".ndjson")
+log = logging.getLogger(__name__)
+
+HALF = re.compile("[\ud800-\udfff]")  # of a surrogate pair: JSON can say it, Unicode texts cannot hold it
 TEXTS = ("sample_id", "uri", "source_tag", "label", "text", "split", "group")
 NUMBERS = {"size_bytes": pa.int64(), "start_s": pa.float64(), "end_s": pa.float64()}
 
@@ -113,7 +118,8 @@ def _csv(data: bytes, delimiter: str) -> pa.Table:
 
 def _jsonl(text: str, uri: str) -> pa.Table:
     rows = []
-    for number, line in enumerate(text.splitlines(), 1):
+    replaced = 0
+    for number, line in enumerate(text.split("\n"), 1):  # strings may hold U+2028, which splitlines cuts at
         if not line.strip():
             continue
         try:
@@ -122,7 +128,14 @@ def _jsonl(text: str, uri: str) -> pa.Table:
             raise ConfigError(f"{uri}: line {number} is not JSON: {error}") from None
         if not isinstance(row, dict):
             raise ConfigError(f"{uri}: line {number} is not an object with keys")
+        for name in [name for name, value in row.items() if isinstance(value, str) and HALF.search(value)]:
+            if name == "sample_id":
+                raise ConfigError(f"{uri}: line {number}: sample_id holds half a surrogate pair, which is no character")
+            row[name] = HALF.sub("\N{REPLACEMENT CHARACTER}", row[name])
+            replaced += 1
         rows.append(row)
+    if replaced:
+        log.warning("%s: %d value(s) held half of a surrogate pair, which now reads U+FFFD", uri, replaced)
     names = list(dict.fromkeys(name for row in rows for name in row))
     return pa.table({name: [_plain(row.get(name), name) for row in rows] for name in names})
 

@@ -1,6 +1,6 @@
 """Windows tables: the rows of an extractor as they come, in Parquet parts; and their columns by kind."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -26,6 +26,7 @@ DETECTION = [
     *((name, pa.float32()) for name in ("score", "x1", "y1", "x2", "y2")),
 ]
 TEXT = [("text", pa.string()), ("language", pa.string()), ("avg_logprob", pa.float32())]
+AT_ONCE_BYTES = 256 * 2**20
 BY_KIND = {"detections": DETECTION, "text": TEXT, "tokens": [("token", pa.int32())]}
 
 
@@ -65,11 +66,27 @@ def _array(values: Any, kind: pa.DataType) -> pa.Array:
     return pa.FixedSizeListArray.from_arrays(pa.array(matrix.reshape(-1)), type=kind)
 
 
-def counted(store: Store, owners: pl.DataFrame) -> pa.Table:
-    """Read the rows that rows of the ledger (sample_id, segment, run_id, part) count, by sample and window."""
+def by_size(owners: pl.DataFrame, row_bytes: int) -> Iterator[pl.DataFrame]:
+    """Cut rows of the ledger, sample by sample, into groups of at most AT_ONCE_BYTES of windows of ``row_bytes``.
+
+    Samples that stand in one part stay together, so that each part is read a few times at most.
+    """
+    size = pl.col("rows").sum().fill_null(0) * row_bytes
+    samples = owners.group_by("sample_id").agg(size.alias("size"), pl.col("part").min()).sort("part", "sample_id")
+    group = (pl.col("size").cum_sum() - 1) // AT_ONCE_BYTES
+    for own in samples.with_columns(group=group).partition_by("group"):
+        yield owners.join(own.select("sample_id"), on="sample_id", how="semi", maintain_order="left")
+
+
+def counted(store: Store, owners: pl.DataFrame, columns: Sequence[str]) -> pa.Table:
+    """Read columns of the rows that rows of the ledger (sample_id, segment, run_id, part) count.
+
+    Beside ``columns`` there are sample_id, window, start_s and end_s; rows come by sample and window.
+    """
     tables = []
+    wanted_columns = list(dict.fromkeys([*(name for name, _ in HEAD), *columns]))
     for part in owners["part"].drop_nulls().unique(maintain_order=True):
-        table = read_parquet(store.path(part))
+        table = read_parquet(store.path(part), wanted_columns)
         head = ledger.as_polars(table.select(["sample_id", "segment", "run_id"]))
         wanted = owners.filter(pl.col("part") == part).select("sample_id", "segment", "run_id", wanted=True)
         mask = head.join(wanted, on=["sample_id", "segment", "run_id"], how="left", maintain_order="left")["wanted"]

@@ -192,6 +192,17 @@ def test_a_missing_or_damaged_file_is_named(folder, modality, file, damage):
         Clap(modality=modality).load("cpu", str(folder))
 
 
+def test_a_tokenizer_of_another_model_or_of_no_sense_is_refused(folder, tiny):
+    reader = Clap(modality="text")
+    (folder / "tokenizer.json").write_text(json.dumps({"model": {"type": "BPE"}}))
+    with pytest.raises(ConfigError, match=f"{folder}: its tokenizer cannot be read"):
+        reader.load("cpu", str(folder))
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(tiny / "clip" / name, folder / name)
+    with pytest.raises(ConfigError, match=rf"{folder}: its tokenizer knows \d+ tokens, its model \d+"):
+        reader.load("cpu", str(folder))
+
+
 @pytest.mark.parametrize(
     ("modality", "name"),
     [

@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 
 from mmray.errors import ConfigError
-from mmray.extractors.pictures import Library, Preparation, pooled
+from mmray.extractors.pictures import Defaults, Preparation
 from mmray.models.torch_setup import ensure_torchaudio
+from mmray.models.vectors import pooled
 
 from .streams import picture
 
-VIDEO = Library("VideoMAE", {"shortest_edge": 224}, crop_px=224)
-STILL = Library("ViT", {"height": 224, "width": 224}, square=True)
+VIDEO = Defaults("VideoMAE", {"shortest_edge": 224}, crop_px=224)
+STILL = Defaults("ViT", {"height": 224, "width": 224}, square=True)
 NETWORK = {"image_size": 224}
 
 
@@ -25,8 +26,8 @@ def folder(tmp_path):
     return write
 
 
-def read(path, library=STILL, **network):
-    return Preparation.read(path, library, NETWORK | network)
+def read(path, defaults=STILL, **network):
+    return Preparation.read(path, defaults, NETWORK | network)
 
 
 @pytest.mark.parametrize(
@@ -55,7 +56,7 @@ def test_the_folder_names_the_filter(folder, number, name):
 
 
 @pytest.mark.parametrize(
-    ("library", "settings", "words"),
+    ("defaults", "settings", "words"),
     [
         (STILL, {"image_processor_type": "ConvNextImageProcessor"}, "image_processor_type.*ConvNext.*not ViTImage"),
         (STILL, {"resample": 1}, "resample of its image processor is 1"),
@@ -69,16 +70,23 @@ def test_the_folder_names_the_filter(folder, number, name):
         (STILL, {"size": 192}, "gives 192 px, and its network takes 224"),
         (STILL, {"image_mean": [0.5, 0.5]}, "image_mean"),
         (STILL, {"image_std": [0.5, 0.5, 0]}, "image_std"),
+        (STILL, {"image_mean": "grey"}, "image_mean.*'grey'"),
+        (STILL, {"rescale_factor": "1/255"}, "rescale_factor.*'1/255'.*number"),
+        (STILL, {"size": {"height": "224", "width": "224"}}, "size of its .*square"),
+        (STILL, {"resample": [2]}, "resample"),
+        (STILL, {"do_pad": True}, "do_pad"),
     ],
 )
-def test_what_cannot_be_done_is_refused_by_its_key(folder, library, settings, words):
+def test_what_cannot_be_done_is_refused_by_its_key(folder, defaults, settings, words):
     with pytest.raises(ConfigError, match=words):
-        read(folder(**settings), library)
+        read(folder(**settings), defaults)
 
 
 def test_a_network_for_oblong_pictures_is_refused(folder):
-    with pytest.raises(ConfigError, match="network takes None"):
+    with pytest.raises(ConfigError, match=r"network takes \[224, 160\]"):
         read(folder(), image_size=[224, 160])
+    with pytest.raises(ConfigError, match="network takes wide"):
+        read(folder(), image_size="wide")
 
 
 def test_a_folder_without_settings_is_refused(tmp_path):
@@ -106,7 +114,7 @@ def test_values_are_those_of_the_librarys_processor(folder, settings):
     found = Preparation.read(folder(**given), STILL, {"image_size": 37 if "crop_size" in given else 48})
     images = [picture(seed, found.side_px, 3) for seed in range(2)]
     expected = ViTImageProcessorPil(**given)(images, return_tensors="np")["pixel_values"]
-    np.testing.assert_allclose(found.values(np.stack(images), "cpu").numpy(), expected, rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(found.on("cpu")(np.stack(images)).numpy(), expected, rtol=1e-6, atol=1e-6)
 
 
 def test_one_vector_of_tokens():
@@ -117,3 +125,5 @@ def test_one_vector_of_tokens():
     assert pooled(states, "mean").tolist() == [[2, 5]]
     assert pooled(states, "max").tolist() == [[3, 8]]
     assert pooled(states, "mean").dtype == np.float32
+    mask = torch.tensor([[1, 0]])
+    assert [pooled(states, how, mask).tolist() for how in ("cls", "mean", "max")] == [[[1, 8]]] * 3

@@ -123,11 +123,13 @@ def test_other_models_are_refused(tiny):
 @pytest.mark.parametrize(
     "change, why",
     [
-        ({"size": {"shortest_edge": 96}}, "must be a square"),
+        ({"size": {"shortest_edge": 96}}, "a batch has one size"),
+        ({"size": 96}, "a batch has one size"),
+        ({"image_processor_type": "DetrImageProcessor"}, "not RTDetrImageProcessor"),
         ({"size": {"height": 96, "width": 64}}, "must be a square"),
-        ({"do_resize": False}, "must be a square"),
-        ({"do_pad": True}, "pads"),
-        ({"resample": 1}, "resamples with 1"),
+        ({"do_resize": False}, "do_resize"),
+        ({"do_pad": True}, "do_pad"),
+        ({"resample": 1}, "resample of its image processor is 1"),
     ],
 )
 def test_pictures_that_cannot_be_prepared_are_refused(copy, change, why):

@@ -1,5 +1,6 @@
 """Sentence embeddings against the published model."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -43,10 +44,29 @@ def test_a_long_text_is_read_to_its_end(minilm):
 
 
 def test_another_folder_is_refused(tiny, tmp_path):
-    with pytest.raises(ConfigError, match="not a sentence-transformers folder"):
-        Sbert().dims(str(tiny / "clip"))
+    for look in (Sbert().dims, Sbert().resolved):
+        with pytest.raises(ConfigError, match="not a sentence-transformers folder"):
+            look(str(tiny / "clip"))
     with pytest.raises(ConfigError, match="not a sentence-transformers folder"):
         Sbert().load("cpu", str(tmp_path))
+
+
+@pytest.mark.parametrize("text", ["[1]", '[{"type": 1, "path": 2}]', "{}", '[{"type"', "[null]"])
+def test_a_list_of_modules_that_makes_no_sense_is_refused(tiny, tmp_path, text):
+    folder = shutil.copytree(tiny / "sbert", tmp_path / "folder")
+    (folder / "modules.json").write_text(text)
+    for look in (Sbert().resolved, Sbert().dims, lambda path: Sbert().load("cpu", path)):
+        with pytest.raises(ConfigError, match=r"modules\.json"):
+            look(str(folder))
+
+
+@pytest.mark.parametrize("about", [{"word_embedding_dimension": "wide"}, {"word_embedding_dimension": None}, {}])
+def test_a_pooling_without_a_width_is_refused(tiny, tmp_path, about):
+    folder = shutil.copytree(tiny / "sbert", tmp_path / "folder")
+    (file,) = folder.glob("*Pooling/config.json")
+    file.write_text(json.dumps(about))
+    with pytest.raises(ConfigError, match=r"Pooling/config\.json: "):
+        Sbert().resolved(str(folder))
 
 
 def test_damaged_weights_are_refused(tiny, tmp_path):

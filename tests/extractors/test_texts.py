@@ -8,16 +8,17 @@ import numpy as np
 import pytest
 
 from mmray.errors import ConfigError, Reason, SampleError
+from mmray.extractors.clap import Clap
 from mmray.extractors.clip import Clip
 from mmray.extractors.distilbert import DistilBert
 from mmray.extractors.sbert import Sbert
 from mmray.extractors.summary import Summary
-from mmray.extractors.texts import Tokenizer
 from mmray.extractors.zero_shot import ZeroShot
-from mmray.models.torch_setup import ensure_torchaudio
+from mmray.models.tokenizer import Tokenizer
 from mmray.specs import Rows, Text, TextSpec
 
 READERS = [
+    Clap(modality="text"),
     Clip(modality="text"),
     DistilBert(),
     Sbert(),
@@ -89,9 +90,10 @@ def test_strange_texts_have_rows_like_others_and_disturb_nobody(extract):
         np.testing.assert_allclose(numbers(one), numbers(next(extract([text]))), atol=1e-5, err_msg=name)
 
 
-def test_special_tokens_in_a_text_do_not_end_it(tiny):
-    extract = READERS[0].load("cpu", str(tiny / "clip"))
-    one, other = extract([Text("a dog <|endoftext|> a cat"), Text("a dog <|endoftext|> a bird")])
+@pytest.mark.parametrize(("reader", "end"), [(Clip(modality="text"), "<|endoftext|>"), (Clap(modality="text"), "</s>")])
+def test_special_tokens_in_a_text_are_words_like_others(tiny, reader, end):
+    extract = reader.load("cpu", str(tiny / reader.name))
+    one, other = extract([Text(f"a dog {end} a cat"), Text(f"a dog {end} a bird")])
     assert np.abs(numbers(one) - numbers(other)).max() > 1e-4
 
 
@@ -149,8 +151,8 @@ def test_a_vocabulary_of_older_folders_is_read(folder, tiny):
         ({"model_type": "roberta", "max_position_embeddings": 50, "pad_token_id": 1}, 48),
         ({"model_type": "t5", "pad_token_id": 0}, 64),
         ({"model_type": "mpnet", "max_position_embeddings": 50, "pad_token_id": 1}, 48),
+        ({"model_type": "clap_text_model", "max_position_embeddings": 50, "pad_token_id": 1}, 48),
     ],
 )
 def test_the_limit_is_what_tokenizer_and_positions_allow(tiny, about, limit):
-    ensure_torchaudio()
     assert Tokenizer(str(tiny / "distilbert"), SimpleNamespace(vocab_size=1000, **about), "cpu").limit == limit

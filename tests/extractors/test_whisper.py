@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from mmray.errors import ConfigError
-from mmray.extractors.whisper import Overlapping, Whisper, near
+from mmray.extractors.whisper import Overlapping, Whisper, near, rows
 from mmray.media.decode import decode
+from mmray.models.slices import Slice
 from mmray.models.transcript import Said
 from mmray.specs import Wave
 from tests.media.making import make
@@ -112,6 +113,13 @@ def test_times_are_those_of_the_sample(extract, reading):
     assert list(rows.start_s) == sorted(rows.start_s)
     for window, start_s, end_s in zip(rows.window, rows.start_s, rows.end_s, strict=True):
         assert window * 25 <= start_s < end_s <= min(window * 25 + 30, reading.size / 16_000)
+
+
+def test_a_segments_time_counts_from_where_its_slice_begins():
+    """A slice begins at the seam with the one before it, not where its window does."""
+    piece = Slice(1, 26 * 16_000 + 8_000, np.zeros(16_000, np.float32))
+    found = rows([(piece, Said(0.25, 0.75, "so", "en", -0.3))])
+    assert (list(found.window), found.start_s, found.end_s) == ([1], [26.75], [27.25])
 
 
 @pytest.mark.parametrize(

@@ -3,10 +3,13 @@
 import numpy as np
 import onnxruntime
 import pytest
+from PIL import Image
 
 from mmray.errors import ConfigError
 from mmray.extractors.yolo_onnx import YoloOnnx
 from mmray.media.decode import decode
+from mmray.media.picture import linear
+from mmray.models import boxes
 from mmray.models.onnx_file import Node, model
 
 from .streams import frame, frames, picture
@@ -132,3 +135,26 @@ def test_a_real_network_sees_what_is_there(test_data, name):
     assert (columns["y1"] < columns["y2"]).all()
     assert (columns["x2"] <= pictures[0].width).all()
     assert (columns["y2"] <= pictures[0].height).all()
+
+
+@pytest.mark.parametrize("name", ["cat_720p.jpg", "pets.jpg", "hot_dog.jpg", "owl.jpg"])
+def test_pictures_are_prepared_as_the_original_does(test_data, name):
+    """Megvii's own: scaled by OpenCV's INTER_LINEAR to lengths cut to whole pixels, at the top left, on grey."""
+    path = str(test_data / "weights" / "yolox_nano.onnx")
+    extractor = YoloOnnx().resolved(path)
+    file = test_data / "images" / "openimages_coral" / name
+    (rows,) = extractor.load("cpu", path)([item for _, item in decode(str(file), [extractor.frames])])
+    picture = np.asarray(Image.open(file).convert("RGB"))
+    ratio = 416 / max(picture.shape[:2])
+    height, width = (int(length * ratio) for length in picture.shape[:2])
+    seen = np.full((416, 416, 3), 114, np.uint8)
+    seen[:height, :width] = linear(picture, width, height)
+    opened = onnxruntime.InferenceSession(path)
+    (raw,) = opened.run(
+        None, {opened.get_inputs()[0].name: seen[None, :, :, ::-1].transpose(0, 3, 1, 2).astype(np.float32)}
+    )
+    corners, scores, _ = boxes.suppressed(boxes.decode_yolox(raw, 416, 416)[0], 0.25, 0.45, 300)
+    np.testing.assert_allclose(rows.columns["score"], scores, atol=0.015)
+    found = np.stack([rows.columns[side] for side in ("x1", "y1", "x2", "y2")], axis=1)
+    limits = np.array([picture.shape[1], picture.shape[0]] * 2)
+    np.testing.assert_allclose(found, np.clip(corners / ratio, 0, limits), atol=2.5)

@@ -1,3 +1,4 @@
+import av
 import numpy as np
 import pytest
 
@@ -52,6 +53,18 @@ def test_a_point_a_millisecond_ahead_of_a_frame_is_that_frames(tmp_path):
     uri = make(tmp_path / "a.mkv", [grey(i) for i in range(4)], fps=1000, pts=[0, 920, 961, 1000])
     found = shown(uri, FrameSpec(fps=25, side_px=16))  # 0.961 - 0.96 is more than 0.001 in floating point
     assert found[22:] == [(22, 0), (23, 1), (24, 2)]
+
+
+def test_every_point_of_a_grid_on_real_times_in_milliseconds_is_served(test_data):
+    uri = str(test_data / "video" / "awkward" / "moviepy" / "big_buck_bunny_0_30.webm")  # 30 s, 24 fps
+    with av.open(uri) as container:
+        stream = container.streams.video[0]
+        times = sorted({float(packet.pts * stream.time_base) for packet in container.demux(stream) if packet.size})
+    items, _ = frames(uri, FrameSpec(fps=25, side_px=16))
+    assert [f.window for f in items] == list(range(751))
+    expected = [max([time for time in times if time <= k / 25 + 0.00100001], default=times[0]) for k in range(751)]
+    assert [f.frame_s for f in items] == pytest.approx(expected, abs=1e-6)
+    assert len({f.frame_s for f in items}) == len(times) == 720  # a finer grid than the film's leaves out no frame
 
 
 def test_every_ends_where_the_next_frame_begins(uneven):

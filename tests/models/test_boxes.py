@@ -60,3 +60,13 @@ def test_nothing_in_nothing_out():
     found, scores, classes = boxes.suppressed(np.zeros((0, 85), np.float32), 0.25, 0.45, 300)
     assert found.shape == (0, 4)
     assert len(scores) == len(classes) == 0
+
+
+def test_a_network_of_one_class_is_judged_by_objectness_alone():
+    """YOLOv7 leaves the only class score as it was drawn: multiplied by it, .45 would be nothing found."""
+    rows = np.array([[10, 10, 4, 4, 0.45, 0.5], [50, 50, 4, 4, 0.8, 0.5]], np.float32)
+    _, scores, classes = boxes.suppressed(boxes.of_one_class(rows), 0.25, 0.45, 300)
+    np.testing.assert_allclose(scores, [0.8, 0.45])
+    assert list(classes) == [0, 0]
+    two = np.ones((1, 7), np.float32) / 2
+    assert boxes.of_one_class(two) is two

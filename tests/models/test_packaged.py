@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from mmray.errors import ConfigError, MmrayError
-from mmray.models import digest, pull, weights
+from mmray.models import catalogue, digest, pull, weights
 
 CONTENT = b"weights"
 
@@ -15,8 +15,10 @@ CONTENT = b"weights"
 def model(tmp_path, monkeypatch):
     monkeypatch.setenv("MMRAY_HOME", str(tmp_path / "home"))
     sha256 = hashlib.sha256(CONTENT).hexdigest()
-    model = weights.Model(name="net", source="package:carries_a_net/data", extra="nets", file="net.pth", sha256=sha256)
-    monkeypatch.setattr(weights, "catalogue", lambda: (model,))
+    model = catalogue.Model(
+        name="net", source="package:carries_a_net/data", extra="nets", file="net.pth", sha256=sha256
+    )
+    monkeypatch.setattr(catalogue, "models", lambda: (model,))
     return model
 
 

@@ -256,6 +256,111 @@ def test_a_tensor_reaches_no_further_than_its_numbers(tmp_path, changes):
         Pickled(path)
 
 
+def with_lengths(path, name, stored=None, told=None):
+    """Change the lengths that the central directory tells of one part."""
+    data = bytearray(Path(path).read_bytes())
+    start = data.rindex(b"PK\x01\x02", 0, data.rindex(name.encode()))
+    for place, length in ((20, stored), (24, told)):
+        if length is not None:
+            struct.pack_into("<I", data, start + place, length)
+    Path(path).write_bytes(data)
+
+
+@pytest.mark.parametrize("stored", [None, "as told"])
+@pytest.mark.parametrize("told", [20, 24, 64, 200, "file", 2**24, 2**31, 2**32 - 2])
+def test_a_storage_is_as_long_as_its_bytes_whatever_the_archive_says(tmp_path, stored, told):
+    """A length beyond the bytes that are there once gave what lay behind them in memory."""
+    path = archive(tmp_path / "a.pt", tensor(shape=(5,)), _0=np.arange(4, dtype="<f4").tobytes())
+    told = Path(path).stat().st_size if told == "file" else told
+    with_lengths(path, "net/data/0", told if stored else None, told)
+    with pytest.raises(ConfigError, match=rf"{path}: "):
+        Pickled(path).arrays()
+
+
+def test_a_file_that_shrinks_after_it_was_looked_at_is_refused(tmp_path):
+    path = archive(tmp_path / "a.pt", tensor(shape=(4,)), _0=np.arange(4, dtype="<f4").tobytes())
+    found = Pickled(path)
+    archive(path, tensor(), _0=np.arange(2, dtype="<f4").tobytes())
+    with pytest.raises(ConfigError, match=r"tensor 'w' reaches beyond the 8 bytes"):
+        found.arrays()
+
+
+@pytest.mark.parametrize(
+    ("shape", "stride"),
+    [
+        ((1,), (2**70,)),
+        ((0, 2**62, 2**62), (1, 1, 1)),
+        ((0, 2**70), (1, 1)),
+        ((2**70, 0), (1, 1)),
+        ((1, 2), (2**70, 1)),
+    ],
+)
+def test_lengths_and_steps_beyond_all_bounds_do_no_harm(tmp_path, shape, stride):
+    path = archive(tmp_path / "a.pt", tensor(shape=shape, stride=stride), _0=np.array([1, 2], "<f4").tobytes())
+    try:
+        assert Pickled(path).arrays()["w"].ravel().tolist() in ([1], [1, 2])  # the step of a single row is never taken
+    except ConfigError as error:
+        assert "tensor 'w'" in str(error)
+
+
+def small(path):
+    """Save a module of every kind of number, and return its tensors as mmray should give them."""
+    module = torch.nn.Sequential(
+        torch.nn.Linear(5, 3).half(), torch.nn.BatchNorm1d(3), torch.nn.Linear(3, 2).bfloat16()
+    )
+    torch.save({"model": module}, path)
+    return {name: (t if t.dtype == torch.int64 else t.float()).numpy() for name, t in module.state_dict().items()}
+
+
+def damaged(data, random):
+    """Change some random bytes, or cut at a random place."""
+    data = bytearray(data)
+    for place in random.integers(0, len(data), random.integers(1, 4)):
+        data[place] = random.integers(0, 256)
+    return bytes(data[: random.integers(0, len(data))]) if random.random() < 0.2 else bytes(data)
+
+
+def test_random_damage_to_a_file_gives_a_config_error_or_the_right_tensors(tmp_path):
+    random = np.random.default_rng(0)
+    path = tmp_path / "a.pt"
+    expected = small(path)
+    whole, refused = path.read_bytes(), 0
+    for _ in range(600):
+        path.write_bytes(damaged(whole, random))
+        try:
+            found = Pickled(str(path)).arrays()
+        except ConfigError as error:
+            assert str(path) in str(error)
+            refused += 1
+            continue
+        for name, array in expected.items():
+            np.testing.assert_array_equal(found[name], array)
+    assert 100 < refused < 600
+
+
+@pytest.mark.filterwarnings("ignore:invalid escape sequence")  # pickletools, at an instruction that is refused
+def test_random_damage_to_the_pickle_alone_gives_a_config_error_or_arrays_as_told(tmp_path):
+    """The archive's own sums are right: here the pickle itself must be looked at."""
+    random = np.random.default_rng(1)
+    path = tmp_path / "a.pt"
+    small(path)
+    with zipfile.ZipFile(path) as file:
+        parts = {name: file.read(name) for name in file.namelist()}
+    program, refused = parts.pop("a/data.pkl"), 0
+    for _ in range(1000):
+        with zipfile.ZipFile(path, "w") as file:
+            file.writestr("a/data.pkl", damaged(program, random))
+            for name, content in parts.items():
+                file.writestr(name, content)
+        try:
+            found = Pickled(str(path))
+            assert {name: array.shape for name, array in found.arrays().items()} == found.shapes
+        except ConfigError as error:
+            assert str(path) in str(error)
+            refused += 1
+    assert 100 < refused < 1000
+
+
 def test_a_file_of_many_views_of_one_storage_is_refused(tmp_path):
     torch.save({f"w{number}": tensor for number, tensor in enumerate([torch.zeros(1000)] * 50)}, tmp_path / "a.pt")
     with pytest.raises(ConfigError, match="more numbers than the file has bytes"):

@@ -6,6 +6,7 @@ from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
+from typing import ClassVar
 
 import fsspec
 import numpy as np
@@ -13,18 +14,31 @@ import pytest
 from safetensors.numpy import save
 
 from mmray.errors import ConfigError, MmrayError
-from mmray.models import pull, weights
-from mmray.models.weights import Model
+from mmray.models import catalogue, pull, weights
+from mmray.models.catalogue import Model
 
 CONTENT = b"network" * 1000
 TENSORS = save({"w": np.zeros(3, np.float32)})
 
 
 class Handler(BaseHTTPRequestHandler):
+    seen: ClassVar = []
+
     def do_GET(self):
-        if self.path == "/away":
+        self.seen.append(self.path)
+        port = self.server.server_port
+        hops = {
+            "/away": f"http://127.1:{port}/back",  # this machine too, but by a name that does not say so
+            "/back": f"http://127.0.0.1:{port}/net.onnx",
+            "/moved": f"http://localhost:{port}/back",
+            "/file": "file:///etc/hostname",
+            "/ftp": f"ftp://127.0.0.1:{port}/net.onnx",
+            "/relative": "/back",
+            "/round": "/round",
+        }
+        if self.path in hops:
             self.send_response(302)
-            self.send_header("Location", f"http://{self.headers['Host'].replace('127.0.0.1', 'example.invalid')}/")
+            self.send_header("Location", hops[self.path])
             self.end_headers()
             return
         found = self.path == "/net.onnx"
@@ -54,7 +68,7 @@ def catalogued(tmp_path, monkeypatch, server):
         values = {"source": f"{server}/net.onnx", "file": "net.onnx", "size_bytes": 7000, "licence": "MIT"}
         values["sha256"] = hashlib.sha256(CONTENT).hexdigest()
         model = Model(name="net", **(values | changes))
-        monkeypatch.setattr(weights, "catalogue", lambda: (model,))
+        monkeypatch.setattr(catalogue, "models", lambda: (model,))
         return model
 
     return put
@@ -110,10 +124,27 @@ def test_only_https_is_taken(catalogued, source):
         pull.pull(["net"])
 
 
-@pytest.mark.parametrize("path", ["absent", "away"])
+@pytest.mark.parametrize("path", ["moved", "relative"])
+def test_redirects_are_followed(catalogued, server, path):
+    catalogued(source=f"{server}/{path}")
+    (place,) = pull.pull(["net"])
+    assert Path(place, "net.onnx").read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("path", ["away", "ftp"])
+def test_a_redirect_that_leaves_https_is_not_followed_even_if_it_comes_back(catalogued, server, tmp_path, path):
+    catalogued(source=f"{server}/{path}")
+    Handler.seen.clear()
+    with pytest.raises(MmrayError, match="https only"):
+        pull.pull(["net"])
+    assert Handler.seen == [f"/{path}"]
+    assert leftovers(tmp_path) == []
+
+
+@pytest.mark.parametrize("path", ["absent", "file", "round"])
 def test_a_failing_download_says_what_to_do(catalogued, server, path):
     catalogued(source=f"{server}/{path}")
-    with pytest.raises(MmrayError, match=r"cannot be downloaded.*copy the files over"):
+    with pytest.raises(MmrayError, match=r"(?s)cannot be downloaded.*copy the files over"):
         pull.pull(["net"])
 
 

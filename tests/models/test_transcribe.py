@@ -49,10 +49,10 @@ def library(folder, samples, **settings):
     Only segments with text that begin in the sound: the library goes on into the silence it pads with.
     """
     ensure_torchaudio()
-    from transformers import WhisperForConditionalGeneration, WhisperProcessor
+    from transformers import WhisperProcessor
 
     made = WhisperProcessor.from_pretrained(folder)
-    net = hub.load(WhisperForConditionalGeneration, folder, "float32", "cpu")
+    net = hub.load("WhisperForConditionalGeneration", folder, "float32", "cpu")
     net.generation_config.output_scores = True
     features = made(samples, sampling_rate=16_000, return_tensors="pt").input_features
     with torch.inference_mode():

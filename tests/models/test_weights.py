@@ -9,12 +9,15 @@ import sys
 
 import numpy as np
 import pytest
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
 from safetensors.numpy import save
 
+from mmray import storage
 from mmray.errors import ConfigError
 from mmray.extractors import registry
-from mmray.models import digest, weights
-from mmray.models.weights import Model
+from mmray.models import catalogue, digest, pull, weights
+from mmray.models.catalogue import Model
 
 LICENCES = {"Apache-2.0", "MIT", "BSD-3-Clause", "CC-BY-4.0", "GPL-3.0", "CC-BY-NC-4.0"}
 
@@ -44,16 +47,16 @@ def pinned(monkeypatch):
 
     def put(content, name="some/net", file="model.safetensors"):
         model = Model(name=name, source="some/net", file=file, sha256=hashlib.sha256(content).hexdigest())
-        monkeypatch.setattr(weights, "catalogue", lambda: (model,))
+        monkeypatch.setattr(catalogue, "models", lambda: (model,))
         return model
 
     return put
 
 
 def test_the_catalogue_is_complete():
-    names = [model.name for model in weights.catalogue()]
+    names = [model.name for model in catalogue.models()]
     assert len(set(names)) == len(names)
-    for model in weights.catalogue():
+    for model in catalogue.models():
         about = model.name
         assert model.licence in LICENCES, about
         assert model.non_commercial == ("-NC-" in model.licence), about
@@ -72,8 +75,8 @@ def test_what_the_extractors_take_by_default_is_in_the_catalogue():
         for field in [kind.checkpoint, *kind.companions] if kind.checkpoint else kind.companions:
             default = kind.model_fields[field].default
             if default is not None:
-                assert weights.find(default), f"{name}.{field}: {default}"
-                assert weights.find(default).extractor == name or field != kind.checkpoint
+                assert catalogue.find(default), f"{name}.{field}: {default}"
+                assert catalogue.find(default).extractor == name or field != kind.checkpoint
 
 
 def test_other_contents_than_the_catalogue_pins_are_refused(home, pinned):
@@ -140,7 +143,7 @@ def test_a_file_that_is_none_is_named(tmp_path, content, said):
 
 def test_the_catalogue_is_light():
     heavy = "{'torch', 'transformers', 'h5py', 'huggingface_hub'}"
-    code = f"import sys, mmray.models.weights as w; w.catalogue(); print({heavy} & set(sys.modules))"
+    code = f"import sys, mmray.models.weights as w; w.catalogue.models(); print({heavy} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
 
@@ -230,6 +233,27 @@ def test_absent_weights_say_what_to_do():
         weights.resolve("./nowhere/net.onnx")
 
 
+PATHS = ["./nosuch.h5", "../x", "x/..", "x/.h5", "a--b/c", "a/b..c", "a/b/c", "/a/b", "a/b/", "a/b.", "-a/b", "ä/b"]
+
+
+@pytest.mark.parametrize("name", PATHS)
+def test_a_path_to_nothing_is_no_id_of_the_hub(name):
+    assert catalogue.named(name) is None
+    for ask in (weights.resolve, weights.whole, lambda name: pull.pull([name])):
+        with pytest.raises(ConfigError, match=rf"^{re.escape(name)}: no such file, folder or known model"):
+            ask(name)
+
+
+@pytest.mark.parametrize("name", [*PATHS, "openai/clip-vit-base-patch32", "01-ai/Yi_1.5", "a/b.git", f"a/{'b' * 97}"])
+def test_what_counts_as_an_id_the_hub_takes_too(name):
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        assert catalogue.named(name) is None
+    else:
+        assert catalogue.named(name) is not None
+
+
 @pytest.mark.parametrize("name", ["pytorch_model.bin", "model.pt"])
 def test_pickles_are_refused(tmp_path, name):
     (tmp_path / "config.json").write_text("{}")
@@ -285,3 +309,21 @@ def test_one_file_can_be_fetched(tmp_path):
     assert weights.resolve(f"local://{tmp_path}/net.onnx").path.read_bytes() == b"net"
     with pytest.raises(ConfigError, match="no such checkpoint"):
         weights.resolve(f"local://{tmp_path}/absent.onnx")
+
+
+def test_a_file_from_a_url_that_cannot_be_read_is_refused_before_it_is_copied(tmp_path, home):
+    for name, what in (("net.pt", "a pickle"), ("net", "of no known kind"), ("config.json", "of no known kind")):
+        (tmp_path / name).write_bytes(b"net")
+        with pytest.raises(ConfigError, match=rf"local://{tmp_path}/{name}: is {what}.*give a \.h5"):
+            weights.resolve(f"local://{tmp_path}/{name}")
+    assert weights.resolve(f"local://{tmp_path}/net.pt", frozenset({".pt"})).path.read_bytes() == b"net"
+    assert not list(home.rglob("*.json"))[1:]  # sha256.json alone
+
+
+def test_a_name_that_leads_out_of_its_folder_is_refused(tmp_path, home, monkeypatch):
+    folder = hf_folder(tmp_path / "shared")
+    entries = [storage.Entry(f"local://{folder}/{name}", 1, "x") for name in ("a.onnx", "b/../../../evil.onnx")]
+    monkeypatch.setattr(storage, "files", lambda url: entries)
+    with pytest.raises(ConfigError, match=rf"local://{folder}: 'b/\.\./\.\./\.\./evil\.onnx' would be copied out"):
+        weights.resolve(f"local://{folder}")
+    assert not home.exists()

@@ -124,6 +124,17 @@ def test_a_source_done_again_makes_its_readers_pending(
     assert mmray.extract(config)["nothing_to_do"]
 
 
+def test_a_plan_counts_what_waits_for_its_source(config: dict[str, Any], tmp_path: Path, capsys: Any) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text(json.dumps(config | {"store": str(tmp_path / "store")}))
+    assert cli.main(["plan", str(file), "--json"]) == 0
+    predicted = json.loads(capsys.readouterr().out)
+    seen, objects = predicted["extractors"].values()
+    assert seen["name"] == "seen"
+    assert seen["pending"] == objects["pending"] == predicted["samples"]
+    assert seen["bytes"] > 0
+
+
 def test_a_limit_leaves_readers_pending_too(extract: Extract, chain: list[dict[str, Any]]) -> None:
     account = extract(extractors=chain, limit=4)
     assert account["adds_up"]
@@ -136,6 +147,9 @@ def test_a_limit_leaves_readers_pending_too(extract: Extract, chain: list[dict[s
         ({"source": "yolo.objects"}, "no column 'yolo.objects'.*no entry of this configuration is called 'yolo'"),
         ({"source": "yolo_onnx.text"}, r"gives no 'text'; write yolo_onnx\.objects"),
         ({"source": "seen.text"}, "circle: seen -> seen"),
+        ({"source": "yolo_onnx"}, r"write yolo_onnx.text or .objects"),
+        ({"source": "uri"}, "sbert reads texts, and uri names media"),
+        ({"name": "pixels", "source": "text", "model": None}, "pixels reads media, not texts"),
         ({"name": "pixels", "model": None}, "is text, and pixels does not read text"),
         ({"name": "clip"}, "does not read text .set modality: text."),
     ],

@@ -5,7 +5,6 @@ import os
 import re
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +13,12 @@ import yaml
 
 from mmray import cli
 from mmray.extractors import registry
+from mmray.models import catalogue
 from mmray.models.tiny import make_tiny
 from mmray.pipelines import machine
+from tests.conftest import ROOT
 from tests.pipelines.conftest import PLUGIN
 
-ROOT = Path(__file__).resolve().parents[2]
 FINE = {
     "torch": {"version": "2.13", "devices": []},
     "torchaudio": {"version": "2.11", "native": False},
@@ -54,12 +54,10 @@ def told(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, dict[str
     return code, result, checks, {one["name"]: one for one in result["extractors"]}
 
 
-def test_this_machine_is_told_in_a_few_seconds(capsys: pytest.CaptureFixture[str]) -> None:
-    started = time.monotonic()
+def test_this_machine_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     code, result, checks, extractors = told(capsys)
     assert code == 0
     assert result["ok"]
-    assert time.monotonic() - started < 60  # alone it takes 5 s
     assert set(checks) >= {"python", "torch", "gpu", "torchaudio", "torchvision", "transformers", "av", "onnxruntime"}
     assert set(checks) >= {"ray", "memory", "/dev/shm", "disk", "hub", "models"}
     assert all(set(one) == {"name", "ok", "detail", "mend"} and one["detail"] for one in result["checks"])
@@ -79,7 +77,8 @@ def test_absent_weights_are_no_error_and_say_what_to_pull(
 ) -> None:
     code, _, checks, extractors = told(capsys)
     assert code == 0
-    assert checks["models"]["detail"].startswith("0 of ")
+    carried = sum(model.package is not None for model in catalogue.models())  # with packages that are installed
+    assert checks["models"]["detail"].startswith(f"{carried} of ")
     assert extractors["descriptors"]["runs"]
     assert extractors["descriptors"]["checkpoint"] is None
     assert not extractors["yamnet"]["runs"]
@@ -88,7 +87,7 @@ def test_absent_weights_are_no_error_and_say_what_to_pull(
     assert extractors["yamnet"]["licence"] == "Apache-2.0"
     make_tiny(home / "models", names=["yamnet"])
     code, _, checks, extractors = told(capsys)
-    assert checks["models"]["detail"].startswith("1 of ")
+    assert checks["models"]["detail"].startswith(f"{carried + 1} of ")
     assert extractors["yamnet"]["runs"]
     assert "random weights" in extractors["yamnet"]["why"]
 
@@ -106,15 +105,24 @@ def test_a_configuration_is_looked_at_with_its_own_checkpoints(
         {"name": "sbert", "source": "text", "model": str(tmp_path / "tiny" / "sbert")},
         {"name": "yolo_onnx", "weights": str(tmp_path / "tiny" / "yolox" / "yolox.onnx")},
         {"name": "yamnet", "weights": str(tmp_path / "nowhere.h5")},
+        {"name": "yamnet", "as": "pickled", "weights": str(tmp_path / "net.pkl")},
+        {"name": "vggish", "as": "other", "weights": str(tmp_path / "tiny" / "yolox" / "yolox.onnx")},
     ]
+    (tmp_path / "net.pkl").write_bytes(b"pickle")
     config = tmp_path / "run.yaml"
     config.write_text(yaml.safe_dump({"manifest": "m.parquet", "store": "out", "extractors": entries}))
     code, _, _, extractors = told(capsys, str(config))
     assert code == 0
     assert {name: one["runs"] for name, one in extractors.items()} == {
         "descriptors": True, "near": True, "far": True, "sbert": False, "yolo_onnx": True, "yamnet": False,
+        "pickled": False, "other": False,
     }  # fmt: skip
     assert "cut short" in extractors["sbert"]["why"]
+    assert extractors["sbert"]["mend"] == "copy it again"
+    assert "is a pickle" in extractors["pickled"]["why"]
+    assert extractors["pickled"]["mend"].startswith("give a .h5")
+    assert "yolox.onnx" in extractors["other"]["why"]
+    assert extractors["other"]["mend"] == "give another checkpoint"
     assert "no such file" in extractors["yamnet"]["mend"]
     config.write_text(yaml.safe_dump({"manifest": "m", "store": "o", "extractors": [{"name": "yamnett"}]}))
     assert cli.main(["doctor", str(config)]) == 2

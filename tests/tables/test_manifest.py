@@ -127,3 +127,22 @@ def test_types_are_those_of_the_contract(folder: Path) -> None:
     assert table.schema.field("sample_id").type == pa.string()
     assert table.schema.field("size_bytes").type == pa.int64()
     assert table.schema.field("source_tag").type == pa.string()
+
+
+def test_json_lines_end_where_json_says_so(tmp_path):
+    """A string may hold U+2028 and U+0085 as they are."""
+    path = tmp_path / "a.jsonl"
+    path.write_text(
+        '{"sample_id": "a", "text": "one\u2028two\u0085three"}\r\n{"sample_id": "b", "text": "x"}\n', "utf-8"
+    )
+    assert manifest.read(str(path))["text"].to_pylist() == ["one\u2028two\u0085three", "x"]
+
+
+def test_half_a_surrogate_pair_costs_a_character_and_is_said(tmp_path, caplog):
+    path = tmp_path / "a.jsonl"
+    path.write_text(r'{"sample_id": "a", "text": "half \ud800 pair, whole \ud83d\ude00"}')
+    assert manifest.read(str(path))["text"].to_pylist() == ["half \ufffd pair, whole \U0001f600"]
+    assert "1 value(s) held half of a surrogate pair" in caplog.text
+    path.write_text(r'{"sample_id": "\udfff", "text": "x"}')
+    with pytest.raises(ConfigError, match="line 1: sample_id holds half"):
+        manifest.read(str(path))

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from mmray.models.tiny.parts import TEXT_SIZE, write_json
+from mmray.models.tiny.parts import SIZE, write_json
 from mmray.models.torch_setup import ensure_torchaudio, quiet
 
 
@@ -29,7 +29,7 @@ def _write(target: Path, fusion: dict[str, Any], truncation: str) -> None:
     words = ["<s>", "<pad>", "</s>", "<unk>", *sorted(ByteLevel.alphabet()), "<mask>"]
     vocabulary = {word: place for place, word in enumerate(words)}
     RobertaTokenizer(vocab=vocabulary, merges=[], model_max_length=64).save_pretrained(target)
-    text = {**TEXT_SIZE, "vocab_size": len(words), "max_position_embeddings": 66}
+    text = {**SIZE, "vocab_size": len(words), "max_position_embeddings": 66}
     # 256 x 256 for 1024 frames of 64 bands, as the published networks have it: the library takes nothing smaller.
     sound = {
         "patch_embeds_hidden_size": 8,

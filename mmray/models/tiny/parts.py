@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 # Of any transformer.
-TEXT_SIZE: dict[str, Any] = {
+SIZE: dict[str, Any] = {
     "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64,
 }  # fmt: skip
 

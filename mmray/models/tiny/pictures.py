@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mmray.models.onnx_file import Node, model
-from mmray.models.tiny.parts import TEXT_SIZE, write_json
+from mmray.models.tiny.parts import SIZE, write_json
 from mmray.models.torch_setup import ensure_torchaudio, quiet
 
 YOLOX_SIDE_PX = 160
@@ -25,9 +25,9 @@ def make_clip(target: Path, random: np.random.RandomState) -> None:
     start, end = len(words) - 2, len(words) - 1
     vocabulary = {word: place for place, word in enumerate(words)}
     CLIPTokenizer(vocab=vocabulary, merges=[], model_max_length=77).save_pretrained(target)
-    text = {**TEXT_SIZE, "vocab_size": len(words), "max_position_embeddings": 77}
+    text = {**SIZE, "vocab_size": len(words), "max_position_embeddings": 77}
     text |= {"bos_token_id": start, "eos_token_id": end, "pad_token_id": end, "projection_dim": 24}
-    vision = {**TEXT_SIZE, "image_size": 32, "patch_size": 8, "projection_dim": 24}
+    vision = {**SIZE, "image_size": 32, "patch_size": 8, "projection_dim": 24}
     config = CLIPConfig(text_config=text, vision_config=vision, projection_dim=24)
     with quiet():
         CLIPModel(config).save_pretrained(target)

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from mmray.models.tiny.parts import TEXT_SIZE, write_json
+from mmray.models.tiny.parts import SIZE, write_json
 from mmray.models.torch_setup import ensure_torchaudio, quiet
 
 
@@ -17,7 +17,7 @@ def make_sbert(target: Path, random: np.random.RandomState) -> None:
 
     vocabulary = _wordpieces()
     BertTokenizer(vocab=vocabulary, model_max_length=48).save_pretrained(target)
-    config = BertConfig(vocab_size=len(vocabulary), max_position_embeddings=64, **TEXT_SIZE)
+    config = BertConfig(vocab_size=len(vocabulary), max_position_embeddings=64, **SIZE)
     with quiet():
         BertModel(config).save_pretrained(target)
     parts = [("", "Transformer"), ("1_Pooling", "Pooling"), ("2_Normalize", "Normalize")]
@@ -27,7 +27,7 @@ def make_sbert(target: Path, random: np.random.RandomState) -> None:
     ]
     write_json(target / "modules.json", modules)
     write_json(target / "sentence_bert_config.json", {"max_seq_length": 48, "do_lower_case": False})
-    pooling = {"word_embedding_dimension": TEXT_SIZE["hidden_size"], "pooling_mode_mean_tokens": True}
+    pooling = {"word_embedding_dimension": SIZE["hidden_size"], "pooling_mode_mean_tokens": True}
     write_json(target / "1_Pooling" / "config.json", pooling)
 
 

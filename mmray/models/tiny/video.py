@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from mmray.models.tiny.parts import TEXT_SIZE, write_json
+from mmray.models.tiny.parts import SIZE, write_json
 from mmray.models.torch_setup import ensure_torchaudio, quiet
 
 SIDE_PX = 32
@@ -25,7 +25,7 @@ def make_vivit(target: Path, random: np.random.RandomState) -> None:
     from transformers import VivitConfig, VivitForVideoClassification
 
     model = VivitForVideoClassification(
-        VivitConfig(image_size=SIDE_PX, num_frames=FRAMES, tubelet_size=[2, 8, 8], **TEXT_SIZE)
+        VivitConfig(image_size=SIDE_PX, num_frames=FRAMES, tubelet_size=[2, 8, 8], **SIZE)
     )
     for zeros in (model.vivit.embeddings.cls_token, model.vivit.embeddings.position_embeddings):
         normal_(zeros, std=0.5)  # else the order of its frames would mean nothing
@@ -40,7 +40,7 @@ def make_videomae(target: Path, random: np.random.RandomState) -> None:
     from transformers import VideoMAEConfig, VideoMAEForPreTraining
 
     config = VideoMAEConfig(
-        image_size=SIDE_PX, patch_size=8, num_frames=FRAMES, use_mean_pooling=False, **TEXT_SIZE, **DECODER
+        image_size=SIDE_PX, patch_size=8, num_frames=FRAMES, use_mean_pooling=False, **SIZE, **DECODER
     )  # fmt: skip
     _write(target, VideoMAEForPreTraining(config), "VideoMAEImageProcessor", SIDE_PX, IMAGENET)
 
@@ -51,7 +51,7 @@ def make_vitmae(target: Path, random: np.random.RandomState) -> None:
     ensure_torchaudio()
     from transformers import ViTMAEConfig, ViTMAEForPreTraining
 
-    model = ViTMAEForPreTraining(ViTMAEConfig(image_size=SIDE_PX, patch_size=8, **TEXT_SIZE, **DECODER))
+    model = ViTMAEForPreTraining(ViTMAEConfig(image_size=SIDE_PX, patch_size=8, **SIZE, **DECODER))
     with quiet():
         model.save_pretrained(target)
     # As folders of that age have it: one number, and the processor under its old name.

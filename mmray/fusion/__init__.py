@@ -1,0 +1,1 @@
+"""Embeddings joined, labelled, split, and what is learnt from them."""

@@ -1,0 +1,187 @@
+"""From one modality to another: maps between two embeddings, compared with chance and with a linear map.
+
+Each map is fitted on a part of the pairs and asked about the rest: which target belongs to this source? Written to
+``out``: ``results.json``, ``answers.parquet`` (what each map answered to each source) and ``maps/NAME``, the maps.
+"""
+
+import json
+import time
+from typing import Any, Literal, Self
+
+import numpy as np
+import pyarrow as pa
+import torch
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from mmray import provenance, storage
+from mmray.config import read_yaml, validate, with_settings
+from mmray.errors import ConfigError
+from mmray.fusion import map_files, map_fit, pairs, retrieval
+from mmray.fusion.maps import NAMES, Map, MapName, Training
+from mmray.fusion.pairs import Pairs, Places
+from mmray.fusion.retrieval import Found
+from mmray.tables.store import write_parquet
+
+VERSION = 1  # raised whenever our code changes the numbers
+
+
+class Side(BaseModel):
+    """A feature partition: the id or the name of an extractor of the store, and a pooling."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    extractor: str
+    pooling: str = "mean"
+
+
+class CrossmodalConfig(BaseModel):
+    """What a cross-modal study reads.
+
+    ``held_out``: how many pairs, or below 1 what share of them, are asked about; with ``folds`` every pair is, by a map
+    fitted without its part. Groups of the manifest are never cut through. ``candidates``: the right target is looked
+    for among those of the same part, or among ``all``, which is harder than by number alone: a map draws every answer
+    to the targets that it was fitted on.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: Literal["crossmodal"] = "crossmodal"  # tells the file from that of another study
+    store: str
+    out: str
+    source: Side
+    target: Side
+    maps: tuple[MapName, ...] = Field(NAMES, min_length=1)
+    held_out: int | float = 150
+    folds: int | None = Field(None, ge=2)
+    candidates: Literal["held_out", "all"] = "held_out"
+    seed: int = Field(0, ge=0, lt=2**32)
+    training: Training = Training()
+    device: str = Field("cpu", pattern=r"^(cpu|cuda(:\d+)?)$")
+    cpus: int = Field(1, ge=1)  # threads; another number may round differently
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if twice := [name for name in self.maps if self.maps.count(name) > 1]:
+            raise ValueError(f"maps: {twice[0]!r} stands there twice")
+        if not 0 < self.held_out < 1 and (self.held_out < 2 or self.held_out != int(self.held_out)):
+            raise ValueError(f"held_out: a whole number from 2, or a share below 1 (given: {self.held_out})")
+        if self.folds is not None and "held_out" in self.model_fields_set:
+            raise ValueError("folds: every pair is asked about; take held_out out")
+        return self
+
+
+def load_crossmodal(file: str, settings: list[str] | None = None, **overrides: str | None) -> CrossmodalConfig:
+    """Read the configuration of a cross-modal study; ``overrides`` (store, out) replace keys where given."""
+    data = with_settings(read_yaml(file), settings or [])
+    data |= {key: value for key, value in overrides.items() if value is not None}
+    return validate(CrossmodalConfig, data, "", file)
+
+
+def run(config: CrossmodalConfig) -> dict[str, Any]:
+    """Fit, measure and write; returns what ``results.json`` holds.
+
+    ConfigError, before any fitting, where there are too few pairs, or none are left to learn from. The maps written are
+    those measured; with ``folds``, which have one map a fold, they are fitted on all pairs once more.
+    """
+    started = time.monotonic()
+    if config.device != "cpu" and not torch.cuda.is_available():
+        raise ConfigError(f"device: {config.device}: torch finds no CUDA device on this machine; take device: cpu")
+    found = pairs.joined(config.store, *((one.extractor, one.pooling) for one in (config.source, config.target)))
+    parts = split(found.groups, config)
+    everything = np.arange(len(found.ids))
+    candidates = [everything if config.candidates == "all" else part for part in parts]
+    same = retrieval.twins(found.targets)
+    results: dict[str, Any] = {
+        "version": VERSION,
+        "config": config.model_dump(mode="json"),
+        "source": found.sides[0]._asdict(),
+        "target": found.sides[1]._asdict(),
+        "pairs": len(found.ids),
+        "excluded": found.excluded,
+        "fitted_on": len(found.ids) - max(map(len, parts)),
+        "asked": sum(map(len, parts)),
+        "candidates": max(map(len, candidates)),
+        "chance": retrieval.chance([(len(part), same[own]) for part, own in zip(parts, candidates, strict=True)]),
+        "maps": {},
+    }
+    answers = []
+    for name in config.maps:
+        model, heard = measured(name, found, parts, candidates, config)
+        results["maps"][name] = retrieval.figures(heard, same)
+        answers.append(_answers(name, found, np.concatenate(parts), heard))
+        map_files.save(model, storage.join(config.out, "maps", name), _provenance(found, parts, config))
+    write_parquet(pa.concat_tables(answers), storage.join(config.out, "answers.parquet"))
+    results["seconds"] = round(time.monotonic() - started, 3)
+    storage.put(storage.join(config.out, "results.json"), json.dumps(results, indent=1, ensure_ascii=False).encode())
+    return results
+
+
+def split(groups: tuple[Any, ...], config: CrossmodalConfig) -> list[Places]:
+    """Return the places asked about, one array for each map to be fitted; ConfigError where too little is left."""
+    total = len(groups)
+    if config.folds is not None:
+        parts, key = pairs.folds(groups, config.folds, config.seed), f"folds: {config.folds}"
+    else:
+        wanted = round(config.held_out * total) if config.held_out < 1 else int(config.held_out)
+        if total - wanted < map_fit.FEWEST:
+            raise ConfigError(
+                f"held_out: {config.held_out} of {total} pairs leaves fewer than {map_fit.FEWEST} to learn from; "
+                "give a share such as 0.2, or folds"
+            )
+        parts, key = [pairs.held_out(groups, wanted, config.seed)], f"held_out: {config.held_out}"
+        if len(parts[0]) < 2:
+            raise ConfigError(f"{key} of {total} pairs: no two fit without cutting through a group")
+    if config.candidates == "held_out" and min(map(len, parts)) < 2:
+        raise ConfigError(f"{key} of {total} pairs: among one target there is no choice; give candidates: all")
+    if total - max(map(len, parts)) < map_fit.FEWEST:
+        raise ConfigError(f"{key} of {total} pairs: a map would have fewer than {map_fit.FEWEST} to learn from")
+    return parts
+
+
+def measured(
+    name: MapName, found: Pairs, parts: list[Places], candidates: list[Places], config: CrossmodalConfig
+) -> tuple[Map, Found]:
+    """Fit one map without each part and ask it about that part; returns the map to keep, and what was found.
+
+    The answers found are places of ``found``, in the order of the parts.
+    """
+    heard = []
+    everything = np.arange(len(found.ids))
+    for part, own in zip(parts, candidates, strict=True):
+        model = _fitted(name, found, np.setdiff1d(everything, part), config)
+        queries, places = model.queries(found.sources[part]), model.places(found.targets[own])
+        one = retrieval.retrieve(queries, places, np.searchsorted(own, part))
+        heard.append(one._replace(answers=own[one.answers]))
+    if len(parts) > 1:
+        model = _fitted(name, found, everything, config)
+    return model, retrieval.joined(heard)
+
+
+def _fitted(name: MapName, found: Pairs, places: Places, config: CrossmodalConfig) -> Map:
+    return map_fit.fit(
+        name, found.sources[places], found.targets[places], config.seed, config.training, config.device, config.cpus
+    )
+
+
+def _answers(name: str, found: Pairs, asked: Places, heard: Found) -> pa.Table:
+    ids = np.array(found.ids, dtype=object)
+    columns = {
+        "map": pa.array([name] * len(asked), pa.string()),
+        "sample_id": pa.array(ids[asked], pa.string()),
+        "answer": pa.array(ids[heard.answers], pa.string()),
+        "score": pa.array(heard.scores, pa.float32()),
+        "rank": pa.array(heard.ranks, pa.float64()),
+    }
+    return pa.table(columns)
+
+
+def _provenance(found: Pairs, parts: list[Places], config: CrossmodalConfig) -> dict[str, Any]:
+    return {
+        "version": VERSION,
+        "source": found.sides[0]._asdict(),
+        "target": found.sides[1]._asdict(),
+        "pairs": len(found.ids) - (len(parts[0]) if len(parts) == 1 else 0),
+        "seed": config.seed,
+        "versions": provenance.versions(),
+        "git_commit": provenance.git_commit(),
+    }

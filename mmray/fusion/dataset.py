@@ -1,0 +1,152 @@
+"""Feature partitions joined on ``sample_id``: one matrix per embedding over the same samples, and who is present.
+
+Nothing is ever filled with zeros: where a sample has no vector its row is NaN and ``present`` is false.
+"""
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from mmray.config import nearest
+from mmray.errors import ConfigError
+from mmray.fusion.config import Embedding
+from mmray.tables import features, ledger, windows
+from mmray.tables.store import Store, open_store
+
+Mask = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Block:
+    """One embedding of every sample: a float32 matrix (samples, dim), NaN where absent, or texts (None where absent).
+
+    ``identity`` changes whenever the numbers may have.
+    """
+
+    matrix: npt.NDArray[np.float32] | None
+    texts: tuple[str | None, ...] | None
+    present: Mask
+    identity: str
+
+    @property
+    def dim(self) -> int:
+        """Return the numbers of a row; 0 for texts."""
+        return 0 if self.matrix is None else int(self.matrix.shape[1])
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Samples in the order of the store's manifest; ``columns`` are the manifest's, ``notes`` what was left out."""
+
+    ids: tuple[str, ...]
+    columns: Mapping[str, Sequence[Any]]
+    blocks: Mapping[str, Block]
+    notes: tuple[str, ...] = ()
+
+    def column(self, name: str, key: str) -> Sequence[Any]:
+        """Return a column of the manifest; ConfigError, naming the key that wants it, where there is none."""
+        if name not in self.columns:
+            raise ConfigError(f"{key}: the manifest has no column {name!r}{nearest(name, self.columns)}")
+        return self.columns[name]
+
+    def having(self, names: Iterable[str]) -> Mask:
+        """Return the samples that are present in every one of these embeddings."""
+        masks = [self.blocks[name].present for name in names]
+        return np.logical_and.reduce(masks) if masks else np.ones(len(self.ids), bool)
+
+    def contents(self) -> list[str | None]:
+        """Return a digest of each sample's vectors and texts, None where it has none: equal ones are duplicates."""
+        digests: list[str | None] = []
+        for place in range(len(self.ids)):
+            digest, any_there = hashlib.sha256(), False
+            for name, block in self.blocks.items():
+                if block.present[place]:
+                    any_there = True
+                    value = block.matrix[place].tobytes() if block.matrix is not None else block.texts[place].encode()  # type: ignore[index, union-attr]
+                    digest.update(name.encode() + b"\0" + value)
+            digests.append(digest.hexdigest() if any_there else None)
+        return digests
+
+
+def load(uri: str, embeddings: Sequence[Embedding]) -> Dataset:
+    """Read the manifest and the embeddings of a store.
+
+    ConfigError where an extractor or a pooling is not there, an embedding has no sample, or two have none in common
+    with any other. Rows with NaN or infinity count as absent, and a note says how many.
+    """
+    store = open_store(uri)
+    manifest = store.read("manifest.parquet")
+    if manifest is None:
+        raise ConfigError(f"{uri}: has no manifest.parquet; `mmray extract` makes one")
+    columns = {name: manifest[name].to_pylist() for name in manifest.column_names}
+    ids = tuple(columns["sample_id"])
+    blocks: dict[str, Block] = {}
+    notes: list[str] = []
+    for place, one in enumerate(embeddings):
+        try:
+            block, said = _texts(store, one, columns) if one.vectoriser else _matrix(store, one, ids)
+        except ConfigError as error:
+            raise ConfigError(f"embeddings[{place}]: {error}") from None
+        if not block.present.any():
+            raise ConfigError(f"embeddings[{place}]: {one.as_!r} has no vector of any sample of {uri}")
+        blocks[one.as_] = block
+        notes += said
+    return Dataset(ids, columns, blocks, tuple(notes))
+
+
+def joined(ids: Sequence[str], found: features.Features, identity: str) -> tuple[Block, int]:
+    """Lay a feature table out over ``ids``; also count the rows left out because they are not finite."""
+    finite = np.asarray(np.isfinite(found.matrix).all(axis=1))
+    places = {sample: row for row, sample in enumerate(found.ids) if finite[row]}
+    rows = np.array([places.get(sample, -1) for sample in ids], np.int64)
+    present = rows >= 0
+    matrix = np.full((len(ids), found.matrix.shape[1]), np.nan, np.float32)
+    matrix[present] = found.matrix[rows[present]]
+    return Block(matrix, None, present, identity), int((~finite).sum())
+
+
+def _matrix(store: Store, one: Embedding, ids: Sequence[str]) -> tuple[Block, list[str]]:
+    number = features.extractor_id(store, one.extractor)
+    found = features.load(store.uri, number, one.pooling)
+    made_from = features.generation(store, number, one.pooling)
+    block, broken = joined(ids, found, f"{number}/{one.pooling}/{made_from}")
+    notes = [f"{one.as_}: {broken} of {len(found.ids)} vectors have NaN or infinity and count as absent"] * bool(broken)
+    if absent := int((~block.present).sum()):
+        notes.append(f"{one.as_}: {absent} of {len(ids)} samples have no vector")
+    return block, notes
+
+
+def _texts(store: Store, one: Embedding, columns: Mapping[str, Sequence[Any]]) -> tuple[Block, list[str]]:
+    name, dot, _ = one.source.rpartition(".text")
+    if one.source in columns:
+        values = columns[one.source]
+    elif dot and name:
+        known = written(store, features.extractor_id(store, name))
+        values = [known.get(sample) for sample in columns["sample_id"]]
+    else:
+        raise ConfigError(
+            f"source: {one.source!r} is no column of the manifest{nearest(one.source, columns)}; or EXTRACTOR.text"
+        )
+    texts = tuple(str(value) if value is not None and str(value).strip() else None for value in values)
+    present = np.array([text is not None for text in texts], bool)
+    digest = hashlib.sha256("\0".join(text or "" for text in texts).encode("utf-8", "replace")).hexdigest()[:16]
+    absent = int((~present).sum())
+    notes = [f"{one.as_}: {absent} of {len(texts)} samples have no text in {one.source}"] * bool(absent)
+    identity = f"{one.extractor}/{one.max_terms}/{one.ngrams}/{digest}"
+    return Block(None, texts, present, identity), notes
+
+
+def written(store: Store, extractor: str) -> dict[str, str]:
+    """Return one text per sample of an extractor whose rows are texts: its windows in time order, joined by spaces."""
+    rows = ledger.read(store).filter(pl.col("extractor") == extractor, pl.col("status").is_in(["ok", "partial"]))
+    about = store.read_json("provenance", f"{extractor}.json") or {}
+    if about.get("kind") != "text":
+        raise ConfigError(f"source: the rows of {extractor} are not texts")
+    frame = ledger.as_polars(windows.counted(store, rows, ["text"]))
+    joined_up = frame.group_by("sample_id", maintain_order=True).agg(pl.col("text").str.strip_chars().str.join(" "))
+    return dict(joined_up.iter_rows())

@@ -1,0 +1,223 @@
+"""Search a store: the samples nearest to a text, a picture, a sound or another sample."""
+
+import logging
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import polars as pl
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from mmray import config, storage
+from mmray.errors import ConfigError
+from mmray.pipelines import index, nearest, query
+from mmray.pipelines.query import MEANS, Means
+from mmray.report import search as page
+from mmray.tables import features, ledger
+from mmray.tables.features import Matrix
+from mmray.tables.store import Store, open_store
+
+log = logging.getLogger(__name__)
+
+__all__ = ["MEANS", "Question", "run"]
+
+
+class Question(NamedTuple):
+    """What is asked of a store.
+
+    ``value``: the text, the file or the sample_id. ``partition``: an extractor's id or name, None for the only one that
+    such a query reaches. ``by_window``: compare with single windows, not with whole samples. ``where``: conditions
+    ``column=value`` on the manifest; of one column any, of several columns all.
+    """
+
+    means: Means
+    value: str
+    k: int = 10
+    partition: str | None = None
+    pooling: str | None = None
+    by_window: bool = False
+    where: Sequence[str] = ()
+
+
+def run(uri: str, question: Question, html: str | None = None) -> dict[str, Any]:
+    """Answer a question (the object that ``--json`` prints); ``html``: also write a page of the results there."""
+    store = open_store(uri)
+    manifest = store.read("manifest.parquet")
+    if manifest is None:
+        raise ConfigError(f"{uri}: nothing was extracted into this store yet")
+    if question.by_window and question.pooling:
+        raise ConfigError("--pooling: --windows compares with single windows, which are not pooled; leave one out")
+    pooling = question.pooling or "mean"
+    about = _partition(store, question)
+    if question.means == "sample" or not question.by_window:
+        _check_pooling(store, about["id"], pooling)
+    wanted = _chosen(manifest, question.where)
+    vector = _vector(store, manifest, question, about, pooling)
+    found, exact = _found(store, question, about["id"], pooling, wanted, vector)
+    if found.left_out:
+        log.warning("%s: %d vector(s) are NaN, infinite or zero and were left out", about["id"], found.left_out)
+    hits = _described(found.hits, manifest, about)
+    if html:
+        cards = [page.Card(**{name: hit[name] for name in page.Card._fields}) for hit in hits]
+        storage.put(html, page.render(_asked(question, manifest, about), cards, about["id"], html).encode())
+    shown = ("rank", "sample_id", "score", "label", "start_s", "end_s", "uri", "text")
+    return {
+        "results": [{name: hit[name] for name in shown if hit[name] is not None} for hit in hits],
+        "query": {question.means: question.value},
+        "extractor": about["id"],
+        "pooling": None if question.by_window else pooling,
+        "compared": found.compared,
+        "left_out": found.left_out,
+        "exact": exact,
+        "html": html,
+    }
+
+
+def _found(
+    store: Store, question: Question, extractor: str, pooling: str, wanted: pa.Array | None, vector: Matrix
+) -> tuple[nearest.Found, bool]:
+    """Return what is nearest to a vector, and whether it was compared with all."""
+    itself = question.value if question.means == "sample" else None
+    if question.by_window:
+        return nearest.nearest(nearest.windowed(store, extractor, wanted), vector, question.k, itself), True
+    if wanted is None and index.wanted(store, extractor, pooling):
+        return index.search(store, extractor, pooling, vector, question.k, itself), False
+    return nearest.nearest(nearest.pooled(store, extractor, pooling, wanted), vector, question.k, itself), True
+
+
+def _partition(store: Store, question: Question) -> dict[str, Any]:
+    """Return the provenance of the partition to search: the one that is named, else the only one the query reaches."""
+    files = storage.files(store.path("provenance"), ".json")
+    known = [store.read_json("provenance", entry.uri.rpartition("/")[2]) or {} for entry in files]
+    reached = [about for about in known if _reaches(about, question.means)]
+    listed = ", ".join(f"{about['as']} ({about['id']})" for about in reached)
+    asked = f"--{question.means}"
+    if question.partition is not None:
+        number = features.extractor_id(store, question.partition)
+        about = next(about for about in known if about["id"] == number)
+        if about not in reached:
+            raise ConfigError(
+                f"--in {question.partition}: {asked} does not reach {number}, which holds {about['kind']}; "
+                f"it reaches {listed or 'nothing in this store'}"
+            )
+        return about
+    if not reached:
+        there = ", ".join(about["id"] for about in known) or "nothing"
+        raise ConfigError(f"{store.uri}: {asked} reaches no extractor of this store (it has {there})")
+    if len(reached) > 1:
+        raise ConfigError(f"{store.uri}: {asked} reaches several extractors: {listed}; choose one with --in")
+    log.info("searching %s", reached[0]["id"])
+    return reached[0]
+
+
+def _reaches(about: dict[str, Any], means: Means) -> bool:
+    return about["kind"] in query.SPACES if means == "sample" else query.reader(about, means) is not None
+
+
+def _check_pooling(store: Store, extractor: str, pooling: str) -> None:
+    if not storage.exists(features.path(store, extractor, pooling)):
+        folder = store.path("features", f"extractor={extractor}")
+        uris = [storage.parent(entry.uri) for entry in storage.files(folder, ".parquet")]
+        there = sorted({uri.rpartition("pooling=")[2] for uri in uris})
+        detail = config.nearest(pooling, there) if there else " (no sample of it is finished)"
+        raise ConfigError(f"{store.uri}: {extractor} has no --pooling {pooling}{detail}")
+
+
+def _chosen(manifest: pa.Table, where: Sequence[str]) -> pa.Array | None:
+    """Return the ids of the samples that meet the conditions, None without any; values are compared as text."""
+    if not where:
+        return None
+    values: dict[str, list[str]] = {}
+    for condition in where:
+        column, equals, value = condition.partition("=")
+        if not equals:
+            raise ConfigError(f"--where {condition}: write it as column=value, for example label=dog")
+        if column not in manifest.column_names:
+            raise ConfigError(f"--where {condition}: no such column{config.nearest(column, manifest.column_names)}")
+        values.setdefault(column, []).append(value)
+    chosen = manifest
+    for column, wanted in values.items():
+        texts = _texts(manifest, column)
+        for value in wanted:
+            if not pc.any(pc.equal(texts, value)).as_py():
+                near = config.nearest(value, pc.unique(texts.drop_null()).to_pylist())
+                raise ConfigError(f"--where {column}={value}: no sample of the manifest has that{near}")
+        chosen = chosen.filter(pc.is_in(_texts(chosen, column), pa.array(wanted)))
+    if chosen.num_rows == 0:
+        raise ConfigError(f"--where {' --where '.join(where)}: no sample of the manifest meets all of these")
+    return chosen["sample_id"].combine_chunks()
+
+
+def _texts(table: pa.Table, column: str) -> pa.ChunkedArray:
+    try:
+        return table[column].cast(pa.string())
+    except pa.ArrowException:
+        raise ConfigError(f"--where {column}: its values ({table[column].type}) have no text to compare") from None
+
+
+def _vector(store: Store, manifest: pa.Table, question: Question, about: dict[str, Any], pooling: str) -> Matrix:
+    """Return the vector to look for: a query embedded, or the pooled vector of a sample."""
+    if question.means != "sample":
+        return query.embedded(about, question.means, question.value, pooling)
+    own = pa.array([question.value])
+    for _, matrix in nearest.pooled(store, about["id"], pooling, own):
+        if not nearest.usable(matrix)[0]:
+            raise ConfigError(f"--sample {question.value}: its vector in {about['id']} is NaN, infinite or zero")
+        vector: Matrix = matrix[0]
+        return vector
+    if not pc.any(pc.equal(manifest["sample_id"], question.value)).as_py():
+        near = config.nearest(question.value, manifest["sample_id"].to_pylist())
+        raise ConfigError(f"--sample {question.value}: the store has no such sample{near}")
+    rows = ledger.read(store).filter(pl.col("sample_id") == question.value, pl.col("extractor") == about["id"])
+    words = {
+        f"{status}: {reason}: {detail}" for status, reason, detail in rows.select("status", "reason", "detail").rows()
+    }
+    raise ConfigError(
+        f"--sample {question.value}: has no vector in {about['id']} ({'; '.join(sorted(words)) or 'pending'})"
+    )
+
+
+def _described(hits: pl.DataFrame, manifest: pa.Table, about: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the hits with what the manifest says of them, and where in the medium each stands."""
+    ids = pa.array(hits["sample_id"].to_list(), pa.string())
+    rows = manifest.filter(pc.is_in(manifest["sample_id"], ids)).to_pylist()
+    known = {row["sample_id"]: row for row in rows}
+    return [
+        {"rank": rank, **hit, **_said(known.get(hit["sample_id"], {}), about, hit["start_s"], hit["end_s"])}
+        for rank, hit in enumerate(hits.iter_rows(named=True), 1)
+    ]
+
+
+def _said(row: dict[str, Any], about: dict[str, Any], start_s: float | None, end_s: float | None) -> dict[str, Any]:
+    """Return label, uri and text of a sample, and the part of its medium to show: a window's, else the sample's."""
+    media, texts = ("uri", about["source"]) if about["reads_text"] else (about["source"], "text")
+    offset_s, limit_s = row.get("start_s") or 0.0, row.get("end_s")
+    windowed = start_s is not None and end_s is not None
+    return {
+        "label": row.get("label"),
+        "uri": row.get(media),
+        "text": row.get(texts),
+        "from_s": offset_s + (start_s or 0.0),
+        "to_s": offset_s + (end_s or 0.0) if windowed else limit_s,
+    }
+
+
+def _asked(question: Question, manifest: pa.Table, about: dict[str, Any]) -> page.Card:
+    """Return the query as a card of the page."""
+    if question.means == "sample":
+        hit = pl.DataFrame([(question.value, 1.0, None, None)], nearest.HITS, orient="row")
+        (one,) = _described(hit, manifest, about)
+        return page.Card(**{name: one[name] for name in page.Card._fields})
+    text = question.means == "text"
+    return page.Card(
+        rank=0,
+        sample_id="" if text else question.value,
+        score=1.0,
+        label=None,
+        uri=None if text else storage.absolute(question.value),
+        text=question.value if text else None,
+        start_s=None,
+        end_s=None,
+        from_s=0.0,
+        to_s=None,
+    )

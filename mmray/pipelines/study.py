@@ -1,0 +1,168 @@
+"""``mmray study``: every combination of embeddings, fusion, classifier and label set, as Ray tasks of one thread each.
+
+What is done is one small file per cell, OUT/cells/KEY.json, written when the cell ends; KEY changes with whatever
+decides the figures. A study that is stopped goes on with the cells that have no file.
+"""
+
+import faulthandler
+import json
+import logging
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from mmray import provenance, storage
+from mmray.errors import ConfigError
+from mmray.fusion import cells, dataset, labels, leaderboard, sides
+from mmray.fusion.cells import Cell
+from mmray.fusion.config import StudyConfig
+from mmray.fusion.sides import Material
+from mmray.pipelines import cluster
+from mmray.pipelines.console import Progress
+from mmray.report import study as report
+from mmray.tables.store import Store, locked, write_parquet
+
+log = logging.getLogger(__name__)
+
+Record = dict[str, Any]
+STATUSES = ("done", "failed", "timed_out")
+
+
+def run(config: StudyConfig, file: str = "configuration") -> Record:
+    """Run what of a study is not done; returns the account and the leaderboard, which also stand in OUT."""
+    began = time.monotonic()
+    out = Store(storage.absolute(config.out))
+    with locked(out, provenance.new_run_id()) as note:
+        if note:
+            log.warning("%s", note)
+        material, said, warnings = prepare(config, file)
+        keys = {cell: cells.key(cell, config, material) for cell in cells.enumerate_cells(config)}
+        records = {cell: found for cell, key in keys.items() if (found := _kept(out, key, config)) is not None}
+        pending = [cell for cell in keys if cell not in records]
+        pending.sort(key=lambda cell: -cells.cost(cell, config, material.dataset))
+        log.info("%d cells: %d done before, %d to do", len(keys), len(records), len(pending))
+        busy = None
+        if pending:
+            with cluster.connected() as ray:
+                started = time.monotonic()
+                for cell, record in _compute(ray, pending, config, material):
+                    out.write_json(record | {"cell": asdict(cell)}, "cells", f"{keys[cell]}.json")
+                    records[cell] = record
+                spent_s = config.cpus_per_cell * sum(records[cell]["seconds"] for cell in pending)
+                busy = spent_s / (time.monotonic() - started) / float(ray.cluster_resources().get("CPU", 1))
+        return _finish(config, out, material, records, {
+            "study": out.uri, "cells": len(keys),
+            **{status: sum(one["status"] == status for one in records.values()) for status in STATUSES},
+            "computed": len(pending), "busy": busy and round(busy, 3), "warnings": warnings, "notes": said,
+            "seconds": round(time.monotonic() - began, 3),
+        })  # fmt: skip
+
+
+def prepare(config: StudyConfig, file: str) -> tuple[Material, list[str], list[str]]:
+    """Read everything and look at every split before any work; returns it, what was left out, and what leaks.
+
+    ConfigError where a combination has no sample, or no two classes.
+    """
+    try:
+        data = dataset.load(config.store, config.embeddings)
+        sets = {one.as_: labels.apply(one, data, config.store) for one in config.labels}
+        material = Material(data, sets)
+        said = list(data.notes)
+        said += [f"labels {name}: {n} samples {why}" for name, one in sets.items() for why, n in one.excluded.items()]
+        contents, found = data.contents(), []
+        chosen = dict.fromkeys((cell.embeddings, cell.labels, cell.seed) for cell in cells.enumerate_cells(config))
+        for embeddings, name, seed in chosen:
+            taking_part = sides.sides(embeddings, name, seed, config, material)
+            said += [f"{' + '.join(embeddings)}, labels {name}: {note}" for note in taking_part.notes]
+            found += sides.leaks(taking_part, config, data, contents)
+    except ConfigError as error:
+        raise ConfigError(f"{file}: {error}") from None
+    warnings = list(dict.fromkeys(found))
+    if warnings and config.leaks == "error":
+        raise ConfigError(f"{file}: leaks: {warnings[0]}")
+    for warning in warnings:
+        log.warning("LEAK: %s", warning)
+    for note in (said := list(dict.fromkeys(said))):
+        log.info("left out: %s", note)
+    return material, said, warnings
+
+
+def _kept(out: Store, key: str, config: StudyConfig) -> Record | None:
+    """Return the result of a cell that need not be computed: done, or given up with no less time than now."""
+    record = out.read_json("cells", f"{key}.json")
+    if record is None or record["status"] == "failed":
+        return None
+    return None if record["status"] == "timed_out" and config.timeout_s > record["timeout_s"] else record
+
+
+def _cell(cell: Cell, config: StudyConfig, material: Material) -> Record:
+    """Be one task: a worker that is at it for longer than the time limit ends, even when native code holds the GIL."""
+    faulthandler.dump_traceback_later(config.timeout_s, exit=True)
+    try:
+        return {"status": "done", **cells.evaluate(cell, config, material)}
+    finally:
+        faulthandler.cancel_dump_traceback_later()
+
+
+def _compute(
+    ray: Any, pending: Sequence[Cell], config: StudyConfig, material: Material
+) -> Iterator[tuple[Cell, Record]]:
+    """Yield each cell with its record as it ends, the longest begun first; the material is in the object store once."""
+    task = ray.remote(num_cpus=config.cpus_per_cell, max_retries=0, retry_exceptions=False)(_cell)
+    about, shared = ray.put(config), ray.put(material)
+    waiting = list(reversed(pending))
+    running: dict[Any, tuple[Cell, float]] = {}
+
+    def fill() -> None:
+        """Begin as many as there are cores; none waits in line, so that its time is that of its work."""
+        width = max(1, int(float(ray.cluster_resources().get("CPU", 1)) / config.cpus_per_cell))
+        while waiting and len(running) < width:
+            cell = waiting.pop()
+            running[task.remote(cell, about, shared)] = (cell, time.monotonic())
+
+    with Progress("study", len(pending)) as progress:
+        fill()
+        while running:
+            ended, _ = ray.wait(list(running), timeout=5)  # looks again, as a cluster may grow
+            now = time.monotonic()
+            popped = [(reference, *running.pop(reference)) for reference in ended]
+            fill()
+            for reference, cell, began in popped:
+                yield cell, _record(ray, reference, now - began, config)
+                progress.advance(1)
+
+
+def _record(ray: Any, reference: Any, elapsed_s: float, config: StudyConfig) -> Record:
+    try:
+        return dict(ray.get(reference))
+    except ray.exceptions.WorkerCrashedError:
+        if elapsed_s >= config.timeout_s:
+            detail = f"took longer than timeout_s = {config.timeout_s:g}"
+            return {"status": "timed_out", "detail": detail, "timeout_s": config.timeout_s, "seconds": config.timeout_s}
+        return {"status": "failed", "detail": "its process died", "seconds": round(elapsed_s, 3)}
+    except ray.exceptions.RayTaskError as error:
+        detail = f"{type(error.cause).__name__}: {error.cause}"
+    except ray.exceptions.RayError as error:  # out of memory, a lost node
+        detail = f"{type(error).__name__}: {str(error).splitlines()[0]}"
+    log.warning("a cell failed: %s", detail)
+    return {"status": "failed", "detail": detail, "seconds": round(elapsed_s, 3)}
+
+
+def _finish(
+    config: StudyConfig, out: Store, material: Material, records: Mapping[Cell, Record], account: Record
+) -> Record:
+    rows, confusions = leaderboard.build(config, records)
+    table = leaderboard.frame(rows)
+    write_parquet(table.to_arrow(), out.path("leaderboard.parquet"))
+    storage.put(out.path("leaderboard.csv"), table.write_csv().encode())
+    sets = {name: {"classes": one.counts, "left_out": one.excluded} for name, one in material.labels.items()}
+    splits: dict[str, Any] = {}
+    for cell, record in records.items():
+        splits.setdefault(cell.labels, record.get("counts"))
+    account = account | {"labels": sets, "leaderboard": rows, "report": out.path("report.html")}
+    storage.put(out.path("report.html"), report.page(account, confusions, splits).encode())
+    storage.put(out.path("study.json"), json.dumps(account, ensure_ascii=False).encode())
+    about = {"config": config.model_dump(mode="json", by_alias=True), "versions": provenance.versions()}
+    out.write_json(about | {"git_commit": provenance.git_commit()}, "provenance.json")
+    return account

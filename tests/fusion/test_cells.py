@@ -1,0 +1,182 @@
+"""A cell learns from its train part alone, says who takes no part, and is the same every time."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mmray.errors import ConfigError
+from mmray.fusion import baselines, cells, dataset, labels, sides
+from mmray.fusion.cells import Cell
+from mmray.fusion.config import CLASSIFIERS, Embedding, StudyConfig
+from tests.fusion import making
+
+Make = Callable[..., tuple[StudyConfig, sides.Material]]
+CLASSES = np.arange(90) % 3
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Make:
+    """Return a function that makes a store of two weak embeddings and texts, and reads it for a study."""
+
+    def made(
+        have: dict[str, Any] | None = None, columns: dict[str, Any] | None = None, noise: float = 1.2, **keys: Any
+    ) -> tuple[StudyConfig, sides.Material]:
+        words = [f"{['cat', 'dog', 'bird'][one]} {place % 7} some words" for place, one in enumerate(CLASSES)]
+        texts = {"label": [f"class {one}" for one in CLASSES], "text": words}
+        matrices = {name: making.clusters(CLASSES, 6, noise, seed) for seed, name in enumerate("ab")}
+        store = making.store(tmp_path / "s", texts | (columns or {}), matrices, have)
+        about = {"embeddings": [{"extractor": "a"}, {"extractor": "b"}, {"extractor": "tfidf", "as": "words"}]}
+        config = StudyConfig.model_validate({"store": store, "out": "", **about, **keys})
+        data = dataset.load(store, config.embeddings)
+        return config, sides.Material(data, {one.as_: labels.apply(one, data, store) for one in config.labels})
+
+    return made
+
+
+def test_every_classifier_beats_the_majority_and_repeats_itself(make: Make) -> None:
+    config, material = make(folds=3)
+    found = {
+        name: cells.evaluate(Cell(("a",), "single", (name,), "given", 0), config, material) for name in CLASSIFIERS
+    }
+    assert found["majority"]["accuracy"] == pytest.approx(1 / 3, abs=0.05)
+    for name in set(CLASSIFIERS) - {"majority"}:
+        assert found[name]["accuracy"] > 0.5, name
+        assert sum(map(sum, found[name]["confusion"])) == 90
+    for name in ("mlp", "linear_svc"):
+        again = cells.evaluate(Cell(("a",), "single", (name,), "given", 0), config, material)
+        assert again["confusion"] == found[name]["confusion"]
+
+
+def test_two_weak_embeddings_are_better_together(make: Make) -> None:
+    config, material = make(folds=3, noise=1.5)
+    accuracy = {
+        (fusion, names): cells.evaluate(Cell(names, fusion, many, "given", 0), config, material)["accuracy"]
+        for fusion, names, many in [
+            ("single", ("a",), ("logistic",)),
+            ("single", ("b",), ("logistic",)),
+            ("early", ("a", "b"), ("logistic",)),
+            ("late", ("a", "b"), ("logistic", "rbf_svc")),
+        ]
+    }
+    alone = max(value for (fusion, _), value in accuracy.items() if fusion == "single")
+    assert accuracy["early", ("a", "b")] > alone
+    assert accuracy["late", ("a", "b")] > alone - 0.03
+
+
+def test_words_are_learnt_per_fold(make: Make) -> None:
+    config, material = make(folds=3)
+    for fusion, names in [("single", ("words",)), ("early", ("a", "words"))]:
+        found = cells.evaluate(Cell(names, fusion, ("logistic",), "given", 0), config, material)
+        assert found["accuracy"] > 0.95
+    found = cells.evaluate(Cell(("words",), "single", ("naive_bayes",), "given", 0), config, material)
+    assert found["accuracy"] > 0.95
+
+
+def test_scale_and_vocabulary_come_from_the_train_part_alone(make: Make) -> None:
+    _, material = make()
+    block = material.dataset.blocks["a"]
+    train, test = np.arange(60), np.arange(60, 90)
+    before = baselines.numbers(block, Embedding(extractor="a"), train)(train)
+    assert block.matrix is not None
+    block.matrix[test] = 1e6
+    np.testing.assert_array_equal(baselines.numbers(block, Embedding(extractor="a"), train)(train), before)
+    assert (before**2).sum(1).mean() == pytest.approx(1, abs=1e-3)
+    words = material.dataset.blocks["words"]
+    assert words.texts is not None
+    changed = dataset.Block(None, (*words.texts[:60], *["unheard of"] * 30), words.present, "")
+    width = baselines.numbers(words, Embedding(extractor="counts"), train)(train).shape
+    assert baselines.numbers(changed, Embedding(extractor="counts"), train)(train).shape == width
+    assert not baselines.numbers(changed, Embedding(extractor="counts"), train)(test).any()
+
+
+def test_resampling_touches_the_train_part_alone(make: Make) -> None:
+    few = [f"class {min(one, 1)}" for one in CLASSES]
+    config, material = make(columns={"label": few}, labels=[{"as": "balanced", "resample": "both"}], folds=3)
+    for cell in (
+        Cell(("a",), "single", ("logistic",), "balanced", 0),
+        Cell(("a", "b"), "late", ("logistic",) * 2, "balanced", 0),
+    ):
+        found = cells.evaluate(cell, config, material)
+        for counts in found["counts"]:
+            assert counts["train"] == {"class 0": 20, "class 1": 40}
+            assert counts["resampled"] == {"class 0": 30, "class 1": 30}
+            assert counts["test"] == {"class 0": 10, "class 1": 20}
+
+
+def test_who_lacks_an_embedding_is_left_out_or_masked_and_always_said(make: Make) -> None:
+    for missing, samples in (("own", 60), ("common", 60), ("mask", 90)):
+        config, material = make(have={"b": range(60)}, missing=missing, folds=3)
+        for fusion, many in (("early", 1), ("late", 2)):
+            cell = Cell(("a", "b"), fusion, ("logistic",) * many, "given", 0)
+            found = cells.evaluate(cell, config, material)
+            assert found["samples"] == samples
+            assert found["accuracy"] > 0.6
+            assert any("lack" in note for note in found["notes"]) == (missing != "mask")
+        alone = cells.evaluate(Cell(("a",), "single", ("logistic",), "given", 0), config, material)
+        assert alone["samples"] == (60 if missing == "common" else 90)
+
+
+def test_no_overlap_is_an_error_before_any_work(make: Make) -> None:
+    config, material = make(have={"a": range(45), "b": range(45, 90)})
+    with pytest.raises(ConfigError, match=r"a \+ b: no labelled sample .* has all of them"):
+        sides.sides(("a", "b"), "given", 0, config, material)
+
+
+def test_classes_that_cannot_be_tested_fairly_are_left_out_and_said(make: Make) -> None:
+    named = [f"class {one}" for one in CLASSES]
+    config, material = make(columns={"label": ["alone", *named[1:]]})
+    found = sides.sides(("a",), "given", 0, config, material)
+    assert found.names == ("class 0", "class 1", "class 2")
+    assert "class 'alone' has a single sample; it is left out" in found.notes
+    folds = ["1" if one == 2 else str(place % 2 + 1) for place, one in enumerate(CLASSES)]
+    config, material = make(columns={"fold": folds}, split="given", split_column="fold")
+    found = sides.sides(("a",), "given", 0, config, material)
+    assert found.names == ("class 0", "class 1")
+    assert any("'class 2' stands in one fold alone" in note for note in found.notes)
+    split = ["train" if one == 2 or place < 45 else "test" for place, one in enumerate(CLASSES)]
+    config, material = make(columns={"split": split}, split="given")
+    assert "class 'class 2' is trained on and never tested" in sides.sides(("a",), "given", 0, config, material).notes
+
+
+def test_leaks_are_found_and_group_splits_have_none(make: Make) -> None:
+    columns = {"group": [f"speaker {place // 9}" for place in range(90)]}
+    for split, leaky in (("stratified", True), ("group", False)):
+        config, material = make(columns=columns, split=split, folds=3)
+        contents = material.dataset.contents()
+        found = sides.sides(("a",), "given", 0, config, material)
+        assert any("group" in one for one in sides.leaks(found, config, material.dataset, contents)) == leaky
+    contents[5] = contents[5 + 9 * 4]
+    found = sides.sides(("a",), "given", 0, config, material)
+    if found.numbers[5] == found.numbers[41]:
+        contents[5] = contents[next(place for place in range(90) if found.numbers[place] != found.numbers[5])]
+    assert any("are equal" in one for one in sides.leaks(found, config, material.dataset, contents))
+
+
+def test_every_combination_once_and_one_embedding_of_a_modality() -> None:
+    about = [{"extractor": "a", "modality": "sound"}, {"extractor": "b", "modality": "sound"}, {"extractor": "c"}]
+    config = StudyConfig.model_validate({"store": "s", "out": "o", "embeddings": about, "classifiers": ["logistic"]})
+    found = cells.enumerate_cells(config)
+    assert len(found) == len(set(found)) == 3 + 2 + 2
+    assert not any({"a", "b"} <= set(cell.embeddings) for cell in found)
+
+
+def test_probabilities_are_calibrated() -> None:
+    random = np.random.default_rng(0)
+    classes = random.integers(0, 3, 3000)
+    logits = 1.0 * np.eye(3)[classes] + random.normal(size=(3000, 3)) * 0.7
+    best = baselines.temperature(logits, classes)
+    assert baselines.temperature(4 * logits, classes) == pytest.approx(best / 4, rel=0.1)
+
+
+def test_what_decides_the_figures_decides_the_key(make: Make) -> None:
+    config, material = make()
+    cell = Cell(("a",), "single", ("logistic",), "given", 0)
+    key = cells.key(cell, config, material)
+    assert key == cells.key(cell, config.model_copy(update={"timeout_s": 5.0, "leaks": "error", "out": "x"}), material)
+    for keys in ({"folds": 4}, {"missing": "mask"}, {"split": "group"}):
+        assert key != cells.key(cell, config.model_copy(update=keys), material)
+    again, other = make(columns={"label": [f"class {one}" for one in CLASSES[::-1]]})
+    assert key != cells.key(cell, again, other)
