@@ -37,7 +37,8 @@ class TransNetV2(Extractor):
 
     The numbers are the original's for recordings of ``fps`` frames a second, bicubically squashed to 48 x 27; those of
     another rate are seen at ``fps`` all the same. Beyond the ends of a recording its first and last frames stand still.
-    A still image or a video of one frame is one row without a boundary; a segment behind the last frame has no row.
+    A still image is one row without a boundary, a video of one frame as many as the grid has points while it is shown;
+    a segment behind the last frame has no row. Films of another rate are best given theirs: ``fps: 24``.
     Skipped: no_video. Failed: what decoding says.
     """
 

@@ -191,9 +191,8 @@ def build(name: str, settings: Mapping[str, Any], where: str, file: str) -> Extr
         if unread and getattr(extractor, field) not in extractor.specs:
             raise ConfigError(f"{file}: {where}.{unread[0]}: {name} as it is set here does not look at {field}")
     if wrong := [pooling for pooling in extractor.pooling if pooling not in kind.poolings]:
-        raise ConfigError(
-            f"{file}: {where}.pooling: {name} has no pooling {wrong[0]!r}{nearest(wrong[0], kind.poolings)}"
-        )
+        detail = nearest(wrong[0], kind.poolings) if kind.poolings else "; its rows are texts, leave pooling out"
+        raise ConfigError(f"{file}: {where}.pooling: {name} has no pooling {wrong[0]!r}{detail}")
     return extractor
 
 

@@ -143,7 +143,9 @@ def load(store: str, extractor: str, pooling: str = "mean") -> Features:
     if table is None:
         folder = opened.path("features", f"extractor={number}")
         there = sorted({e.uri.rpartition("/")[0].rpartition("pooling=")[2] for e in storage.files(folder, ".parquet")})
-        detail = nearest(pooling, there) if there else " (no sample of it is finished)"
+        texts = (opened.read_json("provenance", f"{number}.json") or {}).get("kind") == "text"
+        none = " (its rows are texts: read windows/)" if texts else " (no sample of it is finished)"
+        detail = nearest(pooling, there) if there else none
         raise ConfigError(f"{store}: {number} has no pooling {pooling!r}{detail}")
     ids: list[str] = table["sample_id"].to_pylist()
     return Features(ids, windows.vectors(table["embedding"]), labels(opened, ids))
