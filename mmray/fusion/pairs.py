@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mmray.errors import ConfigError
+from mmray.fusion.splits import owners
 from mmray.tables import features
 from mmray.tables.store import open_store
 
@@ -94,12 +95,6 @@ def _groups(manifest: Any) -> dict[str, Any]:
     if manifest is None or "group" not in manifest.column_names:
         return {}
     return dict(zip(manifest["sample_id"].to_pylist(), manifest["group"].to_pylist(), strict=True))
-
-
-def owners(groups: Sequence[Any]) -> Places:
-    """Number the groups; a sample without one (None) is a group of its own."""
-    own = [f"={group}" if group is not None else f"#{place}" for place, group in enumerate(groups)]
-    return np.unique(own, return_inverse=True)[1].reshape(-1)
 
 
 def held_out(groups: Sequence[Any], wanted: int, seed: int) -> Places:

@@ -25,22 +25,28 @@ def stratified(classes: Places, folds: int, seed: int) -> Places:
     return numbers
 
 
+def owners(groups: Sequence[Any]) -> Places:
+    """Number the groups; a sample without one (None) is a group of its own."""
+    own = [f"={group}" if group is not None else f"#{place}" for place, group in enumerate(groups)]
+    return np.unique(own, return_inverse=True)[1].reshape(-1)
+
+
 def grouped(classes: Places, groups: Sequence[Any], folds: int, seed: int) -> Places:
     """Put whole groups into folds, the largest first, each where it disturbs the balance of classes least.
 
     A sample without a group (None) is a group of its own. ConfigError where there are fewer groups than folds.
     """
-    owned = [f"={group}" if group is not None else f"#{place}" for place, group in enumerate(groups)]
-    names, owner = np.unique(owned, return_inverse=True)
-    if len(names) < folds:
-        raise ConfigError(f"folds: {folds} folds need at least as many groups; there are {len(names)}")
-    counts = np.zeros((len(names), int(classes.max()) + 1))
+    owner = owners(groups)
+    count = int(owner.max()) + 1
+    if count < folds:
+        raise ConfigError(f"folds: {folds} folds need at least as many groups; there are {count}")
+    counts = np.zeros((count, int(classes.max()) + 1))
     np.add.at(counts, (owner, classes), 1)
     counts = np.column_stack([counts, counts.sum(1)])  # the size of a fold is to be even too: none stays empty
     wanted = np.maximum(counts.sum(0) / folds, 1e-9)
-    shuffled = np.random.default_rng(seed).permutation(len(names))
+    shuffled = np.random.default_rng(seed).permutation(count)
     load = np.zeros((folds, counts.shape[1]))
-    chosen = np.empty(len(names), np.int64)
+    chosen = np.empty(count, np.int64)
     for group in shuffled[np.argsort(-counts[shuffled, -1], kind="stable")]:
         cost = (((load + counts[group]) ** 2 - load**2) / wanted).sum(1)
         chosen[group] = int(np.argmin(cost))

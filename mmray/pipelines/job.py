@@ -127,6 +127,12 @@ def _task(
     )
 
 
+def checkpoints(extractor: Extractor) -> dict[str, weights.Weights]:
+    """Find the checkpoints of an extractor on this machine, by field, the main one first; ConfigError as resolve."""
+    fields = extractor.checkpoints
+    return {field: weights.resolve(getattr(extractor, field), extractor.formats_of(field)) for field in fields}
+
+
 def together(found: Sequence[weights.Weights]) -> str | None:
     """Return the fingerprint of the checkpoints of one extractor; random if any of them is, None without any."""
     random = next((one.fingerprint for one in found if one.random), None)

@@ -4,7 +4,6 @@ import logging
 from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 import polars as pl
 import pyarrow as pa
 
@@ -87,14 +86,8 @@ def _vectors(task: Task, pooling: str, rows: pa.Table, names_of: Sequence[str]) 
         columns = {name: rows[name].to_numpy() for name in names_of}
         weights = np.asarray(rows["duration_s"].to_numpy(), np.float64)
         return names, features.summarised(columns, starts, rules, weights)
-    matrix, seconds = windows.vectors(rows[names_of[0]]), _seconds(rows)
+    matrix, seconds = windows.vectors(rows[names_of[0]]), windows.seconds(rows)
     return names, features.pooled(matrix, starts, pooling.removeprefix("scores_"), seconds)
-
-
-def _seconds(rows: pa.Table) -> npt.NDArray[np.float64]:
-    """Return how long each window lasts: what it weighs in a mean. A text, which has no times, and a still weigh 1."""
-    starts, ends = (rows[name].to_numpy().astype(np.float64) for name in ("start_s", "end_s"))
-    return np.where(ends > starts, ends - starts, 1.0)
 
 
 def _detections(task: Task, pooling: str, rows: pa.Table, chunk: pl.DataFrame) -> tuple[list[str], features.Matrix]:

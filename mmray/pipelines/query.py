@@ -12,10 +12,9 @@ from mmray.errors import ConfigError, SampleError
 from mmray.extractors import registry
 from mmray.extractors.base import Extractor, Kind
 from mmray.media.probe import probe
-from mmray.models import weights
 from mmray.pipelines.batch import Batch
 from mmray.pipelines.feed import Feed, Segment
-from mmray.pipelines.job import Task, together
+from mmray.pipelines.job import Task, checkpoints, together
 from mmray.pipelines.worker import loaded, schema
 from mmray.specs import AudioSpec, FrameSpec, TextSpec
 from mmray.tables import features, windows
@@ -78,10 +77,8 @@ def embedded(about: Mapping[str, Any], means: Means, value: str, pooling: str) -
 def _pooled(rows: pa.Table, pooling: str) -> Matrix:
     """Pool the windows of one query as those of a sample are pooled."""
     column = "scores" if pooling.startswith("scores_") else "embedding"
-    starts, ends = (rows[name].to_numpy().astype(np.float64) for name in ("start_s", "end_s"))
-    seconds = np.where(ends > starts, ends - starts, 1.0)  # a text and a still, which last no time, weigh 1
-    first = np.zeros(1, np.int64)
-    vector: Matrix = features.pooled(windows.vectors(rows[column]), first, pooling.removeprefix("scores_"), seconds)[0]
+    matrix, first = windows.vectors(rows[column]), np.zeros(1, np.int64)
+    vector: Matrix = features.pooled(matrix, first, pooling.removeprefix("scores_"), windows.seconds(rows))[0]
     return vector
 
 
@@ -93,7 +90,7 @@ def _task(about: Mapping[str, Any], extractor: Extractor) -> Task:
             f"{about['id']} was made by version {made_by} of {extractor.name}, and this mmray has {extractor.version}: "
             "extract it again, or search with --sample"
         )
-    found = [weights.resolve(getattr(extractor, field), extractor.formats_of(field)) for field in extractor.checkpoints]
+    found = list(checkpoints(extractor).values())
     fingerprint = together(found)
     if fingerprint != about["weights"]:
         here = ", ".join(str(one.path) for one in found)

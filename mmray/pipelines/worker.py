@@ -11,11 +11,10 @@ import pyarrow as pa
 from mmray.errors import ConfigError, MmrayError
 from mmray.extractors.base import ExtractFn
 from mmray.media.decode import Outcome
-from mmray.models import weights
 from mmray.pipelines.batch import Batch, Progress
 from mmray.pipelines.begun import LOADING, Begun, leftovers, record
 from mmray.pipelines.feed import Feed, Segment, last_words
-from mmray.pipelines.job import Task, together
+from mmray.pipelines.job import Task, checkpoints, together
 from mmray.tables import ledger, windows
 from mmray.tables.store import Store, write_parquet
 
@@ -150,8 +149,7 @@ def checkpoint(task: Task) -> str | None:
     """Return where a task's checkpoint is on this node; MmrayError where this node has another one."""
     if task.path is None:
         return None
-    extractor = task.extractor
-    found = [weights.resolve(getattr(extractor, field), extractor.formats_of(field)) for field in extractor.checkpoints]
+    found = list(checkpoints(task.extractor).values())
     if together(found) != task.fingerprint:
         here = f"{socket.gethostname()}: {', '.join(str(one.path) for one in found)}"
         raise MmrayError(f"{here} holds other weights than the driver found ({task.id})")

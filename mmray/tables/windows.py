@@ -98,6 +98,12 @@ def counted(store: Store, owners: pl.DataFrame, columns: Sequence[str]) -> pa.Ta
     return rows.sort_by([(name, "ascending") for name in order])
 
 
+def seconds(rows: pa.Table) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """Return how long each window lasts: what it weighs in a mean. A text, which has no times, and a still weigh 1."""
+    starts, ends = (rows[name].to_numpy().astype(np.float64) for name in ("start_s", "end_s"))
+    return np.where(ends > starts, ends - starts, 1.0)
+
+
 def vectors(column: pa.ChunkedArray) -> np.ndarray[Any, np.dtype[np.float32]]:
     """Return a vector column as a float32 matrix (rows, dim)."""
     array = column.combine_chunks()
