@@ -186,15 +186,20 @@ def _beside(file: str) -> str:
 def with_settings(data: dict[str, Any], settings: list[str]) -> dict[str, Any]:
     """Apply ``--set a.b=VALUE``: dotted paths (list places as numbers, extractors also by name) and YAML values."""
     for setting in settings:
-        path, equals, text = setting.partition("=")
-        if not equals or not path:
-            raise ConfigError(f"--set {setting}: write it as key=value, for example resources.decode_threads=2")
-        try:
-            value = yaml.safe_load(text)
-        except yaml.YAMLError:
-            raise ConfigError(f"--set {setting}: {text!r} is not a YAML value") from None
+        path, value = assigned(setting, "--set")
         data = _set(data, path.split("."), value, setting)
     return data
+
+
+def assigned(setting: str, option: str) -> tuple[str, Any]:
+    """Read ``KEY=VALUE``, where VALUE is YAML, as an option gives it."""
+    key, equals, text = setting.partition("=")
+    if not equals or not key:
+        raise ConfigError(f"{option} {setting}: write it as key=value")
+    try:
+        return key, yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise ConfigError(f"{option} {setting}: {text!r} is not a YAML value") from None
 
 
 def _set(node: Any, path: list[str], value: Any, setting: str) -> Any:

@@ -30,11 +30,20 @@ class Reason(StrEnum):
     BAD_TEXT = "bad_text"
     MODEL_ERROR = "model_error"
     SOURCE_FAILED = "source_failed"
+    NO_SOURCE = "no_source"
 
 
 # Nothing to do is not a failure: these reasons make a segment skipped.
 SKIPS = frozenset(
-    {Reason.NO_AUDIO, Reason.NO_VIDEO, Reason.NO_IMAGE, Reason.NO_TEXT, Reason.TOO_SHORT, Reason.SOURCE_FAILED}
+    {
+        Reason.NO_AUDIO,
+        Reason.NO_VIDEO,
+        Reason.NO_IMAGE,
+        Reason.NO_TEXT,
+        Reason.TOO_SHORT,
+        Reason.SOURCE_FAILED,
+        Reason.NO_SOURCE,
+    }
 )
 
 

@@ -4,8 +4,10 @@ Local writes go to a temporary name and are renamed; on object stores a write is
 and endpoints come from the standard chain of the file system alone (environment, profile, instance role).
 """
 
+import contextlib
 import functools
 import os
+import shutil
 import uuid
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
@@ -185,6 +187,28 @@ def delete(uris: Iterable[str]) -> None:
             for uri in remote:
                 if exists(uri):
                     fs.rm_file(_remote(uri)[1])
+
+
+@_boundary
+def delete_folder(folder: str) -> None:
+    """Delete a folder, or all below a prefix; one that is not there is no error."""
+    if not is_remote(folder):
+        if local_path(folder).exists():
+            shutil.rmtree(local_path(folder))
+        return
+    fs, path = _remote(folder)
+    with contextlib.suppress(FileNotFoundError):
+        fs.rm(path, recursive=True)
+
+
+def arrow(folder: str) -> tuple[Any, str]:
+    """Return a folder as pyarrow's file system, for libraries that want one, and the path in it."""
+    from pyarrow import fs as arrow_fs
+
+    if not is_remote(folder):
+        return arrow_fs.LocalFileSystem(), absolute(folder)
+    fs, path = _remote(folder)
+    return arrow_fs.PyFileSystem(arrow_fs.FSSpecHandler(fs)), path
 
 
 @_boundary

@@ -11,11 +11,10 @@ import numpy as np
 from mmray.extractors.base import ExtractFn, Extractor, Kind, Precision
 from mmray.extractors.texts import embedded
 from mmray.models import hub
-from mmray.models.tokenizer import Tokenizer, by_length
+from mmray.models.tokenizer import ENCODERS, Tokenizer, by_length
 from mmray.models.vectors import Vectors, pooled
 from mmray.specs import TextSpec
 
-TYPES = ("distilbert", "bert", "roberta", "xlm-roberta", "mpnet")
 WIDTH = 768  # of all their base models
 
 
@@ -43,12 +42,12 @@ class DistilBert(Extractor):
 
     def resolved(self, path: str) -> Self:
         """Return itself; ConfigError where the folder is another architecture's."""
-        hub.config(path, *TYPES)
+        hub.config(path, *ENCODERS)
         return self
 
     def dims(self, path: str | None) -> dict[str, int]:
         """Return the length of the embedding, from the folder's configuration."""
-        about = hub.config(path or "", *TYPES)
+        about = hub.config(path or "", *ENCODERS)
         return {"embedding": about.typed("dim" if "dim" in about else "hidden_size", WIDTH)}
 
     def load(self, device: str, path: str | None) -> ExtractFn:
@@ -56,7 +55,7 @@ class DistilBert(Extractor):
         import torch
 
         assert path is not None
-        hub.config(path, *TYPES)
+        hub.config(path, *ENCODERS)
         # Nothing reads what a pooling layer makes, and checkpoints trained on masked words have none.
         model = hub.load("AutoModel", path, self.precision, device, unread=("pooler.",))
         tokenizer = Tokenizer(path, model.config, model.device)

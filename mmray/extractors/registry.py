@@ -32,6 +32,7 @@ BUILT_IN = {
     "videomae": "mmray.extractors.videomae:VideoMae",
     "vitmae": "mmray.extractors.vitmae:VitMae",
     "vivit": "mmray.extractors.vivit:Vivit",
+    "waveform": "mmray.extractors.waveform:Waveform",
     "whisper": "mmray.extractors.whisper:Whisper",
     "yamnet": "mmray.extractors.yamnet:Yamnet",
     "yolo_onnx": "mmray.extractors.yolo_onnx:YoloOnnx",

@@ -1,6 +1,5 @@
 """What the extractors of texts share: chunks in, one row per chunk out."""
 
-import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -8,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mmray.errors import Reason, SampleError
-from mmray.models.chunks import chunk
+from mmray.models.chunks import blank, chunk
 from mmray.specs import Rows, Text
 
 Embed = Callable[[list[str]], npt.NDArray[np.float32]]
@@ -57,6 +56,6 @@ def _unreadable(text: str) -> SampleError | None:
         text.encode()  # tokenizers raise at half a surrogate pair, which no UTF-8 holds
     except UnicodeEncodeError as error:
         return SampleError(Reason.BAD_TEXT, f"character {error.start} is half a surrogate pair")
-    if all(unicodedata.category(sign) in {"Cc", "Cf", "Zs", "Zl", "Zp"} for sign in text):
+    if blank(text):
         return SampleError(Reason.NO_TEXT, "the text is empty: nothing but white space or control characters")
     return None

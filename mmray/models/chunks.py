@@ -1,12 +1,19 @@
-"""Long texts in pieces that a model can read whole."""
+"""Whether a text holds anything to read, and long texts in pieces that a model can read whole."""
 
 import re
+import unicodedata
 from bisect import bisect_left
 from collections.abc import Callable, Iterator
 from itertools import pairwise
 
 WORD_START = re.compile(r"(?<=\s)\S")
+UNSEEN = frozenset({"Cc", "Cf", "Zs", "Zl", "Zp"})  # categories of Unicode: white space and control characters
 TOGETHER = 4  # pieces: a long text is first cut into parts of so many, because every halving counts all tokens again
+
+
+def blank(text: str) -> bool:
+    """Tell whether nothing of a text can be seen."""
+    return all(unicodedata.category(sign) in UNSEEN for sign in text)
 
 
 def chunk(text: str, tokens: Callable[[str], int], limit: int) -> list[str]:

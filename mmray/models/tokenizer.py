@@ -11,6 +11,8 @@ from mmray.models.torch_setup import ensure_torchaudio
 VOCABULARIES = ("tokenizer.json", "vocab.txt", "vocab.json", "*.model")
 # Their positions begin behind the padding token's id.
 SHIFTED = frozenset({"roberta", "xlm-roberta", "camembert", "mpnet", "clap_text_model"})
+# Model types of the encoders of texts that are read here.
+ENCODERS = ("distilbert", "bert", "roberta", "xlm-roberta", "mpnet")
 DEFAULT_LIMIT = 512  # tokens, of a model with relative positions whose tokenizer names no limit
 UNLIMITED = 10**9
 

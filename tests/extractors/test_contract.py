@@ -64,6 +64,7 @@ CASES = [
     Case("vitmae", "vitmae"),
     Case("vivit", "vivit"),
     Case("vivit", "vivit", {"tokens": True, "tokens_dtype": "float32"}),
+    Case("waveform"),
     Case("whisper", "whisper"),
     Case("yamnet", "yamnet"),
     Case("yolo_onnx", "yolox"),

@@ -1,4 +1,4 @@
-"""The extractors without weights: pixels and log-mel."""
+"""The extractors without weights: pixels, waveform and log-mel."""
 
 import numpy as np
 import pytest
@@ -6,6 +6,7 @@ from pydantic import ValidationError
 
 from mmray.extractors.logmel import LogMel
 from mmray.extractors.pixels import Pixels
+from mmray.extractors.waveform import Waveform
 from mmray.models import yamnet
 from mmray.models.mel import LogMel as Spectrogram
 from mmray.specs import AudioSpec, FrameSpec
@@ -21,6 +22,21 @@ def test_an_embedding_is_the_picture(side_px, channels):
     assert extractor.dims(None) == {"embedding": side_px * side_px * channels}
     np.testing.assert_allclose(rows.columns["embedding"].reshape(image.shape) * 255, image, atol=1e-4)
     assert (rows.window, rows.start_s) == ([4], [0.16])
+
+
+@pytest.mark.parametrize(("window_s", "hop_s"), [(1.0, 1.0), (0.5, 0.25), (0.25, 0.5)])
+def test_an_embedding_is_the_sound(window_s, hop_s):
+    extractor = Waveform(sound=AudioSpec(rate_hz=8_000, window_s=window_s, hop_s=hop_s))
+    samples = sound(1, 2.3, 8_000)
+    heard = wave(extractor.sound, samples)
+    (rows,) = extractor.load("cpu", None)([heard])
+    length, hop = round(window_s * 8_000), round(hop_s * 8_000)
+    assert extractor.dims(None) == {"embedding": length}
+    padded = np.concatenate([samples, np.zeros(length, np.float32)])
+    expected = [padded[start : start + length] for start in range(0, heard.count * hop, hop)]
+    np.testing.assert_array_equal(rows.columns["embedding"], expected)
+    assert rows.start_s == [place * hop_s for place in range(heard.count)]
+    assert rows.end_s[-1] == pytest.approx(min(2.3, rows.start_s[-1] + window_s))
 
 
 def test_the_default_spectrogram_is_yamnets():
