@@ -107,7 +107,23 @@ class Row(Part):
         return self
 
 
-class StudyConfig(Part):
+class SplitRule(Part):
+    """Who is trained on and who is tested on, and which samples take part at all.
+
+    ``missing``: ``own`` takes samples that have every embedding asked for, ``common`` those that have every embedding
+    of the run, ``mask`` all that have any.
+    """
+
+    missing: Literal["own", "common", "mask"] = "own"
+    split: Literal["stratified", "group", "given"] = "stratified"
+    split_column: str = "split"
+    group_column: str = "group"
+    folds: int = Field(5, ge=2, le=100)
+    test_fraction: float | None = Field(None, gt=0, le=0.5)  # one random split of this size instead of folds
+    leaks: Literal["warn", "error"] = "warn"
+
+
+class StudyConfig(SplitRule):
     """What ``mmray study`` reads."""
 
     store: str
@@ -118,14 +134,7 @@ class StudyConfig(Part):
     labels: tuple[LabelSet, ...] = Field((LabelSet(),), min_length=1)
     rows: tuple[Row, ...] = ()
     at_most: int = Field(3, ge=2, le=8)  # embeddings in a combination
-    missing: Literal["own", "common", "mask"] = "own"
-    split: Literal["stratified", "group", "given"] = "stratified"
-    split_column: str = "split"
-    group_column: str = "group"
-    folds: int = Field(5, ge=2, le=100)
-    test_fraction: float | None = Field(None, gt=0, le=0.5)  # one random split of this size instead of folds
     inner_folds: int = Field(3, ge=2, le=20)  # of the train part: where late fusion's probabilities come from
-    leaks: Literal["warn", "error"] = "warn"
     seeds: tuple[int, ...] = Field((0,), min_length=1)
     timeout_s: float = Field(600, gt=0)
     cpus_per_cell: float = Field(1, gt=0, le=64)

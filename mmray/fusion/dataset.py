@@ -5,7 +5,7 @@ Nothing is ever filled with zeros: where a sample has no vector its row is NaN a
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ import polars as pl
 from mmray.config import nearest
 from mmray.errors import ConfigError
 from mmray.fusion.config import Embedding
+from mmray.models.chunks import blank
 from mmray.tables import features, ledger, windows
 from mmray.tables.store import Store, open_store
 
@@ -122,23 +123,30 @@ def _matrix(store: Store, one: Embedding, ids: Sequence[str]) -> tuple[Block, li
 
 
 def _texts(store: Store, one: Embedding, columns: Mapping[str, Sequence[Any]]) -> tuple[Block, list[str]]:
-    name, dot, _ = one.source.rpartition(".text")
-    if one.source in columns:
-        values = columns[one.source]
-    elif dot and name:
-        known = written(store, features.extractor_id(store, name))
+    block, notes = texts(store, one.source, one.as_, columns)
+    return replace(block, identity=f"{one.extractor}/{one.max_terms}/{one.ngrams}/{block.identity}"), notes
+
+
+def texts(store: Store | None, source: str, name: str, columns: Mapping[str, Sequence[Any]]) -> tuple[Block, list[str]]:
+    """Read the texts of a column, or that an extractor of the store wrote, over the samples of ``columns``.
+
+    Nothing but white space and control characters counts as absent. ConfigError where there is no such source.
+    """
+    extractor, dot, _ = source.rpartition(".text")
+    if source in columns:
+        values = columns[source]
+    elif store and dot and extractor:
+        known = written(store, features.extractor_id(store, extractor))
         values = [known.get(sample) for sample in columns["sample_id"]]
     else:
-        raise ConfigError(
-            f"source: {one.source!r} is no column of the manifest{nearest(one.source, columns)}; or EXTRACTOR.text"
-        )
-    texts = tuple(str(value) if value is not None and str(value).strip() else None for value in values)
-    present = np.array([text is not None for text in texts], bool)
-    digest = hashlib.sha256("\0".join(text or "" for text in texts).encode("utf-8", "replace")).hexdigest()[:16]
+        other = "; or EXTRACTOR.text" if store else ""
+        raise ConfigError(f"source: {source!r} is no column of the manifest{nearest(source, columns)}{other}")
+    found = tuple(None if value is None or blank(str(value)) else str(value) for value in values)
+    present = np.array([text is not None for text in found], bool)
+    digest = hashlib.sha256("\0".join(text or "" for text in found).encode("utf-8", "replace")).hexdigest()[:16]
     absent = int((~present).sum())
-    notes = [f"{one.as_}: {absent} of {len(texts)} samples have no text in {one.source}"] * bool(absent)
-    identity = f"{one.extractor}/{one.max_terms}/{one.ngrams}/{digest}"
-    return Block(None, texts, present, identity), notes
+    notes = [f"{name}: {absent} of {len(found)} samples have no text in {source}"] * bool(absent)
+    return Block(None, found, present, digest), notes
 
 
 def written(store: Store, extractor: str) -> dict[str, str]:

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mmray.errors import ConfigError
+from mmray.fusion.standard import Standard
 
 Matrix = npt.NDArray[np.float32]
 MapName = Literal["linear", "mlp", "autoencoder", "contrastive"]
@@ -49,30 +50,6 @@ class Training(BaseModel):
     epochs: int = Field(30, ge=1)
     patience: int = Field(8, ge=1)
     validation: float = Field(0.1, gt=0, le=0.5)
-
-
-class Standard(nn.Module):
-    """Columns with mean 0 and deviation 1 over the pairs it was fitted on; columns that are constant there become 0."""
-
-    mean: Tensor
-    rate: Tensor
-
-    def __init__(self, dim: int) -> None:
-        super().__init__()
-        self.register_buffer("mean", torch.zeros(dim))
-        self.register_buffer("rate", torch.ones(dim))
-
-    def fit(self, matrix: Matrix) -> int:
-        """Take mean and deviation, in float64, of a matrix (pairs, dim); returns how many columns are constant."""
-        mean, deviation = matrix.mean(0, dtype=np.float64), matrix.std(0, dtype=np.float64)
-        varies = deviation > 1e-6 * np.abs(mean)  # below it is what rounding leaves of a constant
-        self.mean.copy_(torch.from_numpy(mean))
-        self.rate.copy_(torch.from_numpy(np.where(varies, 1 / np.where(varies, deviation, 1), 0)))
-        return int((~varies).sum())
-
-    def forward(self, matrix: Tensor) -> Tensor:
-        """Standardise (n, dim)."""
-        return (matrix - self.mean) * self.rate
 
 
 class Map(nn.Module):

@@ -8,7 +8,7 @@ import numpy as np
 
 from mmray.errors import ConfigError
 from mmray.fusion import splits
-from mmray.fusion.config import StudyConfig
+from mmray.fusion.config import SplitRule, StudyConfig
 from mmray.fusion.dataset import Dataset
 from mmray.fusion.labels import Labels
 
@@ -32,7 +32,7 @@ class Sides:
     notes: tuple[str, ...]
 
 
-def sides(embeddings: Sequence[str], labels: str, seed: int, config: StudyConfig, material: Material) -> Sides:
+def sides(embeddings: Sequence[str], labels: str, seed: int, config: SplitRule, material: Material) -> Sides:
     """Choose who takes part and deal them out to folds; ConfigError where fewer than two classes are left.
 
     Left out, counted in ``notes``: who has no label, no vector (unless ``missing: mask``), no split; classes of one
@@ -71,7 +71,7 @@ def _said(count: int, words: str) -> tuple[str, ...]:
 
 
 def _folds(
-    classes: splits.Places, places: splits.Places, fixed: splits.Places | None, seed: int, config: StudyConfig,
+    classes: splits.Places, places: splits.Places, fixed: splits.Places | None, seed: int, config: SplitRule,
     dataset: Dataset,
 ) -> splits.Places:  # fmt: skip
     if fixed is not None:
@@ -104,7 +104,7 @@ def _both_sided(found: Sides, what: str) -> Sides:
     return Sides(found.places[kept], renumbered, found.numbers[kept], names, notes)
 
 
-def leaks(found: Sides, config: StudyConfig, dataset: Dataset, contents: Sequence[str | None]) -> list[str]:
+def leaks(found: Sides, config: SplitRule, dataset: Dataset, contents: Sequence[str | None]) -> list[str]:
     """Say what stands on both sides of the split: groups (where the manifest has them), and equal contents."""
     said = []
     groups = dataset.columns.get(config.group_column, [None] * len(dataset.ids))

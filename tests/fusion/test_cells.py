@@ -50,6 +50,22 @@ def test_every_classifier_beats_the_majority_and_repeats_itself(make: Make) -> N
         assert again["confusion"] == found[name]["confusion"]
 
 
+def test_every_tested_sample_has_one_answer_and_the_figures_are_theirs(make: Make) -> None:
+    split = ["train" if place < 45 else "test" if place < 80 else "val" for place in range(90)]
+    tested = {"stratified": range(2, 90), "given": range(45, 80)}
+    for how, places in tested.items():
+        config, material = make(have={"a": range(2, 90)}, columns={"split": split}, split=how, folds=3)
+        for fusion, names in (("single", ("a",)), ("late", ("a", "b"))):
+            found = cells.evaluate(Cell(names, fusion, ("logistic",) * len(names), "given", 0), config, material)
+            answers = found["answers"]
+            assert answers["ids"] == [f"s{place:04d}" for place in places]
+            assert answers["true"] == [f"class {CLASSES[place]}" for place in places]
+            pairs = list(zip(answers["true"], answers["classes"], strict=True))
+            assert found["accuracy"] == pytest.approx(np.mean([true == answer for true, answer in pairs]), abs=1e-6)
+            names_of = found["classes"]
+            assert found["confusion"] == [[pairs.count((true, answer)) for answer in names_of] for true in names_of]
+
+
 def test_two_weak_embeddings_are_better_together(make: Make) -> None:
     config, material = make(folds=3, noise=1.5)
     accuracy = {
