@@ -2,7 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 from html import escape
-from typing import Any
+from typing import Any, NamedTuple
+
+from mmray.report import embedding_map
+from mmray.report.cards import STYLE as CARDS
+from mmray.report.cards import Sample, cards
+from mmray.report.embedding_map import EmbeddingMap
+from mmray.report.page import confusion, contents, tiles, wide
+from mmray.report.page import page as whole
 
 LEGEND = (
     "Of the test parts alone. The bar is the 95 % interval of the accuracy; <i>balanced</i> is the mean recall of the "
@@ -10,26 +17,67 @@ LEGEND = (
     "not a result of this study."
 )
 SHOWN = 10  # confusion matrices: of the best rows, and of those with a published figure
+MOST_ROWS = 500  # of the leaderboard, beside those with a published figure
+MOST_CLASSES = 100  # of the table of class counts
 STYLE = """
-:root{color-scheme:light dark;--line:#8884;--bar:#3b82f6;--soft:#8882}
-body{font:16px/1.45 system-ui,sans-serif;margin:0 auto;padding:1rem;max-width:76rem}
-h1{font-size:1.4rem}h2{font-size:1.1rem;margin-top:2rem}
-.wide{overflow-x:auto}table{border-collapse:collapse;font-size:.85rem}
-th,td{padding:.25rem .5rem;border-bottom:1px solid var(--line);text-align:left;vertical-align:top}
-td.n,th.n{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}
-.warn{border-left:4px solid #d97706;padding:.3rem .7rem;background:#d9770622}
-.track{position:relative;height:.7rem;min-width:7rem;background:var(--soft)}
-.span,.dot{position:absolute;top:0;bottom:0}.span{background:var(--bar);opacity:.4}.dot{width:2px;background:var(--bar)}
-.theirs{position:absolute;top:-2px;bottom:-2px;width:2px;background:#dc2626}
-.cm td{border:1px solid var(--line);text-align:right;min-width:1.6rem}.cm th{font-weight:400}
-@media (max-width:40rem){body{padding:.5rem}.board thead{display:none}.board tr{display:block;padding:.5rem 0;
-border-bottom:1px solid var(--line)}.board td{display:inline-block;border:0;padding:.1rem .4rem .1rem 0}
-.board td[data-h]::before{content:attr(data-h) " ";opacity:.6}.board td.bar{display:block}}
+.span { background: var(--c0); opacity: .4; }
+.dot-at { width: 2px; background: var(--c0); }
+.track .theirs { top: -2px; bottom: -2px; width: 2px; background: #dc2626; }
+@media (max-width: 40rem) {
+  .board thead { display: none; }
+  .board tr { display: block; padding: .5rem 0; border-bottom: 1px solid var(--line); }
+  .board td { display: inline-block; border: 0; padding: .1rem .4rem .1rem 0; }
+  .board td[data-h]::before { content: attr(data-h) " "; color: var(--soft); } .board td.bar { display: block; }
+}
 """
 HEAD = (
     "#", "embeddings", "fusion", "classifier", "labels", "samples", "accuracy", "95 %", "macro F1", "balanced", "s",
     "published", "",
 )  # fmt: skip
+
+
+class StudyReport(NamedTuple):
+    """What the report of a study says beside its own page.
+
+    ``worst``: label set -> the samples most often answered wrongly; ``tested``, ``wrong``: how many samples were
+    tested, and answered wrongly by some cell.
+    """
+
+    title: str
+    account: Mapping[str, Any]
+    confusions: Sequence[Any]
+    splits: Mapping[str, Any]
+    worst: Mapping[str, Sequence[Sample]]
+    tested: Mapping[str, int]
+    wrong: Mapping[str, int]
+    maps: Sequence[EmbeddingMap]
+
+
+def report(about: StudyReport) -> str:
+    """Return the report of a study: its own page, with the worst errors and a map of the best embedding."""
+    found = sections(about.account, about.confusions, about.splits)
+    best = about.account["leaderboard"][:1]
+    figures = {
+        "cells": f"{about.account['cells']:,}",
+        "failed or timed out": f"{about.account['failed'] + about.account['timed_out']:,}",
+        "best accuracy": _share(best[0]["accuracy"]) if best else "",
+        "samples tested": f"{max(about.tested.values(), default=0):,}",
+    }
+    head = f"<header><h1>{escape(about.title)}</h1>{found.pop('')}{tiles(figures)}</header>"
+    maps = embedding_map.drawn(about.maps) if about.maps else ""
+    ordered = {"Leaderboard": found.pop("Leaderboard"), "Worst errors": _worst(about), "Map of the best": maps, **found}
+    style = STYLE + CARDS + embedding_map.STYLE
+    script = embedding_map.SCRIPT if about.maps else ""
+    return whole(f"{about.title} · mmray report", [head, *contents(ordered)], style, script)
+
+
+def _worst(about: StudyReport) -> str:
+    parts = []
+    for name, samples in about.worst.items():
+        counts = f"{about.wrong[name]:,} of {about.tested[name]:,} samples are answered wrongly by some cell"
+        said = f"labels {name}: {counts}; the {len(samples)} most often so, without the majority baseline."
+        parts.append(f"<p>{escape(said)}</p>{cards(samples)}")
+    return "".join(parts)
 
 
 def page(account: Mapping[str, Any], confusions: Sequence[Any], splits: Mapping[str, Any]) -> str:
@@ -38,32 +86,34 @@ def page(account: Mapping[str, Any], confusions: Sequence[Any], splits: Mapping[
     ``confusions``: for each row of the leaderboard ``{"classes", "counts"}`` or None; ``splits``: for each label set
     the class counts of each fold of one cell.
     """
+    found = sections(account, confusions, splits)
+    parts = ["<h1>Study</h1>", *(f"<h2>{name}</h2>{markup}" if name else markup for name, markup in found.items())]
+    return whole("mmray study", parts, STYLE)
+
+
+def sections(account: Mapping[str, Any], confusions: Sequence[Any], splits: Mapping[str, Any]) -> dict[str, str]:
+    """Return the parts of the page of a study: name -> markup; "" is what stands first."""
     rows = account["leaderboard"]
     picked = [n for n, row in enumerate(rows) if confusions[n] and (n < SHOWN or row["published"] is not None)]
-    parts = [
-        "<!doctype html><html lang=en><head><meta charset=utf-8>",
-        '<meta name=viewport content="width=device-width,initial-scale=1"><title>mmray study</title>',
-        f"<style>{STYLE}</style></head><body><h1>Study</h1>",
-        f"<p>{account['cells']} cells: {account['done']} done, {account['failed']} failed, "
-        f"{account['timed_out']} timed out.</p>",
-        *(f"<p class=warn><b>Leak:</b> {escape(one)}</p>" for one in account["warnings"]),
-        f"<h2>Leaderboard</h2><p>{LEGEND}</p>",
-        _board(rows),
-        "<h2>Confusion matrices</h2><p>Rows are the true classes, columns the answers.</p>",
-        *(_confusion(rows[n], confusions[n]) for n in picked),
-        "<h2>Classes</h2>",
-        *(_classes(name, about, splits.get(name)) for name, about in account["labels"].items()),
-        "<h2>Left out</h2><ul>" + "".join(f"<li>{escape(note)}" for note in account["notes"] or ["nothing"]) + "</ul>",
-        "</body></html>",
-    ]
-    return "\n".join(parts)
+    classes = "".join(_classes(name, about, splits.get(name)) for name, about in account["labels"].items())
+    return {
+        "": f"<p>{account['cells']} cells: {account['done']} done, {account['failed']} failed, "
+        f"{account['timed_out']} timed out.</p>"
+        + "".join(f"<p class=warn><b>Leak:</b> {escape(one)}</p>" for one in account["warnings"]),
+        "Leaderboard": f"<p>{LEGEND}</p>{_board(rows)}",
+        "Confusion matrices": "<p>Rows are the true classes, columns the answers.</p>"
+        + "".join(_confusion(rows[n], confusions[n]) for n in picked),
+        "Classes": classes,
+        "Left out": "<ul>" + "".join(f"<li>{escape(note)}" for note in account["notes"] or ["nothing"]) + "</ul>",
+    }
 
 
 def _board(rows: Sequence[Mapping[str, Any]]) -> str:
     head = "".join(f"<th>{name}" for name in HEAD)
-    return (
-        f"<div class=wide><table class=board><thead><tr>{head}</thead>" + "".join(map(_line, rows)) + "</table></div>"
-    )
+    shown = [row for place, row in enumerate(rows) if place < MOST_ROWS or row["published"] is not None]
+    said = "" if len(shown) == len(rows) else f"<p>{len(shown)} of {len(rows)} rows; leaderboard.csv has all.</p>"
+    lines = "".join(map(_line, shown))
+    return said + wide(f"<table class=board><thead><tr>{head}</thead>{lines}</table>", "leaderboard")
 
 
 def _line(row: Mapping[str, Any]) -> str:
@@ -87,7 +137,7 @@ def _bar(row: Mapping[str, Any]) -> str:
     theirs = f"<i class=theirs style='left:{100 * row['published']:.1f}%'></i>" if row["published"] is not None else ""
     return (
         f"<div class=track title='{low:.1f} to {high:.1f} %'><i class=span style='left:{low:.1f}%;"
-        f"width:{high - low:.1f}%'></i><i class=dot style='left:{at:.1f}%'></i>{theirs}</div>"
+        f"width:{high - low:.1f}%'></i><i class=dot-at style='left:{at:.1f}%'></i>{theirs}</div>"
     )
 
 
@@ -96,15 +146,9 @@ def _share(value: float | None) -> str:
 
 
 def _confusion(row: Mapping[str, Any], found: Mapping[str, Any]) -> str:
-    title = f"{row['rank']}. {row['embeddings']}, {row['fusion']}, {row['classifier']}, {row['labels']}"
-    head = "".join(f"<th>{escape(name[:12])}" for name in found["classes"])
-    lines = []
-    for name, counts in zip(found["classes"], found["counts"], strict=True):
-        total = max(1, sum(counts))
-        shades = "".join(f"<td style='background:rgba(59,130,246,{count / total:.2f})'>{count}" for count in counts)
-        lines.append(f"<tr><th>{escape(name)}{shades}")
-    table = f"<div class=wide><table class=cm><tr><th>{head}{''.join(lines)}</table></div>"
-    return f"<details{' open' * (row['rank'] == 1)}><summary>{escape(title)}</summary>{table}</details>"
+    title = escape(f"{row['rank']}. {row['embeddings']}, {row['fusion']}, {row['classifier']}, {row['labels']}")
+    matrix = confusion(found["classes"], found["counts"], f"confusion matrix of row {row['rank']}")
+    return f"<details{' open' * (row['rank'] == 1)}><summary>{title}</summary>{matrix}</details>"
 
 
 def _classes(name: str, about: Mapping[str, Any], folds: Sequence[Mapping[str, Any]] | None) -> str:
@@ -114,8 +158,10 @@ def _classes(name: str, about: Mapping[str, Any], folds: Sequence[Mapping[str, A
     lines = "".join(
         f"<tr><td>{escape(label)}<td class=n>{count}"
         + "".join(f"<td class=n>{fold.get(label, 0)}" for _, fold in columns)
-        for label, count in about["classes"].items()
+        for label, count in list(about["classes"].items())[:MOST_CLASSES]
     )
     said = f"<p>Left out: {escape(left)}.</p>" if left else ""
-    table = f"<div class=wide><table><tr><th>class{head}{lines}</table></div>"
+    if (more := len(about["classes"]) - MOST_CLASSES) > 0:
+        said += f"<p>The {MOST_CLASSES} most frequent classes; {more} more are not shown.</p>"
+    table = wide(f"<table><tr><th>class{head}{lines}</table>", f"classes of {name}")
     return f"<details><summary>{escape(name)}</summary>{said}{table}</details>"
