@@ -1,11 +1,11 @@
-# make install | demo | test | test-all | lint | clean
+# make install | demo | test | test-all | lint | chromium | clean
 PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3.13 || command -v python3)
 # A machine without a GPU: make install TORCH_INDEX=https://download.pytorch.org/whl/cpu
 TORCH_INDEX ?=
 BIN := .venv/bin
 DEMO := demo
 
-.PHONY: install demo test test-all lint clean
+.PHONY: install demo test test-all lint chromium clean
 
 install: .venv/.installed
 
@@ -34,10 +34,17 @@ lint: install
 	$(BIN)/lint-imports
 	$(BIN)/mypy
 
-test: lint
-	$(BIN)/pytest -m "not slow"
+# Tests look at pages in Chromium; without it they skip, but never in CI.
+chromium:
+	@command -v chromium >/dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get -qq update \
+		&& apt-get -qq install -y --no-install-recommends chromium; } \
+		|| echo "no chromium on this machine: install it (Debian: apt-get install chromium), or the tests of pages skip"
 
-test-all: lint
+# Two at a time: runs that are killed or wait leave a core to the others. A file stays with one process and its Ray.
+test: lint chromium
+	$(BIN)/pytest -m "not slow" -n 2 --dist loadfile
+
+test-all: lint chromium
 	$(BIN)/pytest
 
 clean:

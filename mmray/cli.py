@@ -47,6 +47,9 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("--label-from", metavar="parent|COLUMN", help="the folder a file stands in, or a column")
     one.add_argument("--join", metavar="FILE", help="a list whose columns are added")
     one.add_argument("--on", metavar="COLUMN", default="sample_id", help="the list's column that names the sample")
+    one.add_argument("--pattern", metavar="P", help="columns from file names: '{label}_{group}_*.wav'")
+    one.add_argument("--words", metavar="COLUMN|DIR", help="a sample for each word: word:start-end;... or .align files")
+    one.add_argument("--slots", metavar="NAMES", help="name the words of a clip by place: _,colour,_,_,digit,_")
 
     one = verb("plan", _plan, "probe all media, predict hours, bytes and failures; write the segment table")
     _config_arguments(one)
@@ -66,6 +69,14 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("store", metavar="STORE")
     one.add_argument("--clean", action="store_true", help="remove what dead runs left")
 
+    one = verb("import", _import, "adopt vectors that another tool made: npz, CSV, Parquet, IDX")
+    one.add_argument("files", metavar="FILE", nargs="+", help="an IDX file of labels goes behind that of its pictures")
+    one.add_argument("--store", required=True, metavar="S", help="it is made where there is none")
+    one.add_argument("--as", dest="name", required=True, metavar="NAME", help="what the vectors are called there")
+    one.add_argument(
+        "--column", action="append", default=[], metavar="NAME=VALUE", dest="columns", help="of all samples: split=test"
+    )
+
     one = verb("export", _export, "write one matrix with ids and labels: npz, CSV or Parquet")
     one.add_argument("store", metavar="STORE")
     one.add_argument("--extractor", required=True, metavar="ID")
@@ -73,12 +84,13 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("-o", "--output", required=True, metavar="FILE")
 
     one = verb("study", _study, "every combination of embeddings, fusion, classifier and labels; a leaderboard")
-    one.add_argument("config", metavar="CONFIG")
-    one.add_argument("--store", metavar="S", help="instead of the configuration's")
-    one.add_argument("--out", metavar="DIR", help="instead of the configuration's")
-    one.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", dest="settings", help="any key: a.b=VALUE"
-    )
+    _run_arguments(one)
+
+    one = verb("train", _train, "train fusion networks, or tune text classifiers, on Ray Train")
+    _run_arguments(one)
+
+    one = verb("evaluate", _evaluate, "accuracy of what was trained: without an input, under noise, calibrated")
+    _run_arguments(one)
 
     one = verb("search", _search, "the samples nearest to a text, a picture, a sound or another sample")
     one.add_argument("store", metavar="STORE")
@@ -92,7 +104,13 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("--pooling", metavar="P", help="of the vectors to compare with (mean)")
     one.add_argument("--windows", action="store_true", help="compare with single windows; say which was best")
     one.add_argument("--where", action="append", default=[], metavar="COLUMN=VALUE", help="only such samples")
+    one.add_argument("--map", metavar="DIR", help="search through a trained map: OUT/maps/NAME of a cross-modal study")
     one.add_argument("--html", metavar="FILE", help="also write a page with thumbnails and players")
+
+    one = verb("report", _report, "one HTML file of a store or a study, with pictures and maps; it asks no network")
+    one.add_argument("folder", metavar="STORE|STUDY")
+    one.add_argument("-o", "--output", required=True, metavar="FILE", help="report.html to write")
+    one.add_argument("--map", choices=["pca", "umap"], default="pca", help="how embeddings are drawn (pca)")
 
     one = verb("doctor", _doctor, "what this machine has and lacks, and which extractors can run on it")
     one.add_argument("config", metavar="CONFIG", nargs="?", help="look at the extractors of a run instead of all")
@@ -103,6 +121,15 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("--into", metavar="URL", help="pull: a folder or URL to put them, instead of MMRAY_HOME")
     one.add_argument("--seed", type=int, default=0, help="make-tiny: the seed")
     return top
+
+
+def _run_arguments(one: argparse.ArgumentParser) -> None:
+    one.add_argument("config", metavar="CONFIG")
+    one.add_argument("--store", metavar="S", help="instead of the configuration's")
+    one.add_argument("--out", metavar="DIR", help="instead of the configuration's")
+    one.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", dest="settings", help="any key: a.b=VALUE"
+    )
 
 
 def _config_arguments(one: argparse.ArgumentParser) -> None:
@@ -136,18 +163,27 @@ def _demo_corpus(arguments: argparse.Namespace) -> tuple[int, dict[str, Any]]:
 
 
 def _manifest(arguments: argparse.Namespace) -> tuple[int, dict[str, Any]]:
-    from mmray.tables import manifest, store
+    from mmray.tables import manifest, patterns, store, words
 
     parent = arguments.label_from == "parent"
+    if arguments.slots and not arguments.words:
+        raise ConfigError("--slots: names the words that --words finds; give both")
     table, passed_over = manifest.gather(arguments.sources, parent)
     bare = 0
+    unspoken: dict[str, int] = {}
+    if arguments.pattern:
+        table = patterns.named(table, arguments.pattern)
     if arguments.join:
         table, bare = manifest.joined(table, arguments.join, arguments.on)
+    if arguments.words:
+        slots = [name.strip() for name in (arguments.slots or "").split(",") if name.strip()]
+        table, unspoken = words.spoken(table, arguments.words, slots)
     if arguments.label_from and not parent:
         table = manifest.labelled(table, arguments.label_from)
+    table = manifest.checked(table, arguments.output)
     store.write_parquet(table, arguments.output)
     about = {"output": arguments.output, "samples": table.num_rows, "columns": table.column_names}
-    return DONE, about | {"not_media": passed_over, "not_joined": bare}
+    return DONE, about | {"not_media": passed_over, "not_joined": bare, "left_out": unspoken}
 
 
 def _plan(arguments: argparse.Namespace) -> tuple[int, dict[str, Any]]:
@@ -193,6 +229,14 @@ def _verify(arguments: argparse.Namespace) -> tuple[int, dict[str, Any]]:
     return (DONE if result["ok"] else FAILURES), result
 
 
+def _import(arguments: argparse.Namespace) -> tuple[int, dict[str, Any]]:
+    from mmray.config import assigned
+    from mmray.pipelines import adopt
+
+    columns = dict(assigned(one, "--column") for one in arguments.columns)
+    return DONE, adopt.run(arguments.files, arguments.store, arguments.name, columns)
+
+
 def _export(arguments: argparse.Namespace) -> tuple[int, dict[str, Any]]:
     from mmray.pipelines import export
 
@@ -219,6 +263,27 @@ def _study(arguments: argparse.Namespace) -> tuple[int, dict[str, Any]]:
     return (FAILURES if missing else DONE), result
 
 
+def _train(arguments: argparse.Namespace) -> tuple[int, dict[str, Any]]:
+    from mmray.pipelines import train
+
+    return DONE, train.run(_training(arguments), arguments.config)
+
+
+def _evaluate(arguments: argparse.Namespace) -> tuple[int, dict[str, Any]]:
+    from mmray.pipelines import evaluate
+
+    return DONE, evaluate.run(_training(arguments), arguments.config)
+
+
+def _training(arguments: argparse.Namespace) -> Any:
+    from mmray.config import read_yaml
+    from mmray.fusion.text_training import load_text
+    from mmray.fusion.training import load_train
+
+    load = load_text if read_yaml(arguments.config).get("kind") == "text" else load_train
+    return load(arguments.config, arguments.settings, store=arguments.store, out=arguments.out)
+
+
 def _search(arguments: argparse.Namespace) -> tuple[int, dict[str, Any]]:
     from mmray.pipelines import search
 
@@ -231,8 +296,15 @@ def _search(arguments: argparse.Namespace) -> tuple[int, dict[str, Any]]:
         pooling=arguments.pooling,
         by_window=arguments.windows,
         where=arguments.where,
+        through=arguments.map,
     )
     return DONE, search.run(arguments.store, question, arguments.html)
+
+
+def _report(arguments: argparse.Namespace) -> tuple[int, dict[str, Any]]:
+    from mmray.pipelines import report
+
+    return DONE, report.run(arguments.folder, arguments.output, arguments.map)
 
 
 def _doctor(arguments: argparse.Namespace) -> tuple[int, dict[str, Any]]:

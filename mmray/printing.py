@@ -18,8 +18,12 @@ def text(verb: str, result: dict[str, Any]) -> str:
         "doctor": _doctor,
         "manifest": _manifest,
         "export": _export,
+        "import": _import,
+        "report": _report,
         "search": _search,
         "study": _study,
+        "train": _train,
+        "evaluate": _evaluate,
     }
     return special.get(verb, _plain)(result)
 
@@ -159,11 +163,28 @@ def _manifest(result: dict[str, Any]) -> str:
         lines.append(f"passed over (not media): {passed}")
     if result["not_joined"]:
         lines.append(f"{result['not_joined']} sample(s) are not in the joined list")
+    if result["left_out"]:
+        lines.append("left out: " + ", ".join(f"{why} {count}" for why, count in result["left_out"].items()))
     return "\n".join(lines)
+
+
+def _import(result: dict[str, Any]) -> str:
+    head = f"{result['extractor']}: {result['given']} samples x {result['dim']}"
+    counts = [f"{result[name]} {name}" for name in ("added", "unchanged", "failed") if result[name]]
+    return (
+        f"{head}: {', '.join(counts)}; there were {result['there_before']}, now {result['samples']}"
+        f" ({result['seconds']:.1f} s)"
+    )
 
 
 def _export(result: dict[str, Any]) -> str:
     return f"{result['output']}: {result['samples']} samples x {result['dim']} ({result['pooling']})"
+
+
+def _report(result: dict[str, Any]) -> str:
+    size = f"{result['size_bytes'] / 1e6:.1f} MB"
+    shown = f"{result['samples']} samples, {result['maps']} map(s), {result['thumbnails']} thumbnail(s)"
+    return "\n".join([f"{result['report']}: the report of a {result['of']}, {size}; {shown}", *result["notes"]])
 
 
 def _search(result: dict[str, Any]) -> str:
@@ -185,6 +206,8 @@ def _search(result: dict[str, Any]) -> str:
     lines.append(f"{result['extractor']}: {result['compared']} vectors {how}")
     if result["left_out"]:
         lines[-1] += f", {result['left_out']} left out (NaN, infinite or zero)"
+    if result["map"]:
+        lines.append(f"asked from {result['asked']}, through the map {result['map']}")
     if result["html"]:
         lines.append(f"page: {result['html']}")
     return "\n".join(lines)
@@ -232,6 +255,66 @@ def _study(result: dict[str, Any]) -> str:
     counts = f"{result['done']} done, {result['failed']} failed, {result['timed_out']} timed out"
     lines.append(f"{result['cells']} cells: {counts}; {result['computed']} computed now, {result['seconds']:.1f} s")
     return "\n".join([*lines, f"report: {result['report']}"])
+
+
+def _train(result: dict[str, Any]) -> str:
+    head = ["fold", "network", "epochs", "best", "validation", "temperature", "weights", "seconds"]
+    rows = [
+        [
+            *(one[name] for name in ("fold", "network", "epochs", "best_epoch")),
+            f"{one['validation_accuracy']:.4f}",
+            " ".join(f"{value:.3f}" for value in _several(one["temperature"])),
+            one["parameters"],
+            f"{one['seconds']:.1f}",
+        ]
+        for one in result["networks"]
+    ]
+    lines = [table(head, rows)]
+    lines += [f"LEAK: {warning}" for warning in result["warnings"]]
+    lines += [f"left out: {note}" for note in result["notes"]]
+    counts = f"{result['computed']} trained now, {result['done_before']} before"
+    lines.append(f"{result['fits']} networks: {counts}, {result['seconds']:.1f} s")
+    return "\n".join([*lines, f"networks: {result['out']}/networks"])
+
+
+def _several(value: float | list[float]) -> list[float]:
+    return value if isinstance(value, list) else [value]
+
+
+def _evaluate(result: dict[str, Any]) -> str:
+    board = result["leaderboard"]
+    removed = list(dict.fromkeys(name for row in board for name in row["removed"]))
+    head = ["#", "network", "n", "accuracy", "95 %", "macro F1", "ECE"]
+    head += [*(f"no {name}" for name in removed), "worst gap"]
+    rows = [
+        [
+            *(row[name] for name in ("rank", "network", "examples")),
+            _share(row["accuracy"]),
+            "" if row["accuracy"] is None else f"{row['accuracy_low']:.3f}-{row['accuracy_high']:.3f}",
+            _share(row["macro_f1"]),
+            f"{row['ece_before']:.3f} -> {row['ece_after']:.3f}",
+            *(_share(row["removed"].get(name)) for name in removed),
+            "" if row["worst_gap"] is None else f"{row['worst_gap']:+.4f} ({row['worst_gap_at']})",
+        ]
+        for row in board
+    ]
+    what = "pairs" if result["pairs"] else "examples"
+    lines = [table(head, rows), "ECE: calibration error at temperature 1 -> at the fitted temperature"]
+    if any(row["worst_gap"] is not None for row in board):
+        lines.append("worst gap: below the best single network of the same inputs, clean and at every level of noise")
+    lines += [
+        f"{row['network']}: {row['unanswered']} {what} have none of its inputs" for row in board if row["unanswered"]
+    ]
+    lines += [f"BELOW: {words}" for words in result["below"]]
+    lines += [f"LEAK: {warning}" for warning in result["warnings"]]
+    lines += [f"left out: {note}" for note in result["notes"]]
+    counts = f"{result['networks']} networks, {len(result['folds'])} fold(s), {result['examples']} {what}"
+    lines.append(f"{counts}; {result['computed']} of {result['fits']} evaluated now, {result['seconds']:.1f} s")
+    return "\n".join([*lines, f"report: {result['report']}"])
+
+
+def _share(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
 
 
 def _plain(result: dict[str, Any]) -> str:

@@ -1,6 +1,7 @@
 """What tests share: the data folder, Ray's settings, small stores."""
 
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from playwright.sync_api import Browser, sync_playwright
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -23,6 +25,24 @@ def test_data() -> Path:
             pytest.fail(f"{folder} is missing: in CI the real media must be there")
         pytest.skip(f"no real media in {folder} (MMRAY_TEST_DATA)")
     return folder
+
+
+@pytest.fixture
+def chromium() -> Iterator[Browser]:
+    """Start Chromium without a window; where there is none tests skip, but never in CI.
+
+    For one test: playwright keeps an event loop running, which code that starts one of its own would trip over.
+    """
+    path = shutil.which("chromium")
+    if path is None:
+        if os.environ.get("CI"):
+            pytest.fail("chromium is missing: in CI the pages must be looked at")
+        pytest.skip("no chromium on this machine (Debian: apt-get install chromium)")
+    with sync_playwright() as playwright:
+        sandbox = ["--no-sandbox"] if os.geteuid() == 0 else []  # Chromium refuses to be root inside its sandbox
+        browser = playwright.chromium.launch(executable_path=path, args=sandbox)
+        yield browser
+        browser.close()
 
 
 @pytest.fixture(scope="session")

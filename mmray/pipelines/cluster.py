@@ -74,10 +74,11 @@ def _quiet() -> None:
         logging.getLogger(name).setLevel(level)
 
 
-def check_shared(ray: Any, store: str, witness: str) -> None:
+def check_shared(ray: Any, store: str, witness: str, key: str = "store") -> None:
     """Refuse a relative store, or one on a disk of a single node, where there are several nodes.
 
-    Each would write its own. ``store`` is as configured; ``witness`` is a file of it that every node must see.
+    Each would write its own. ``store`` is as configured under ``key``; ``witness`` is a file of it that every node must
+    see.
     """
     nodes = [node["NodeID"] for node in ray.nodes() if node["Alive"]]
     if storage.is_remote(store) or len(nodes) < 2:
@@ -85,7 +86,7 @@ def check_shared(ray: Any, store: str, witness: str) -> None:
     mend = "give a URL (s3://...) or a folder on a file system that all nodes mount"
     if storage.absolute(store) != str(storage.local_path(store)):
         raise ConfigError(
-            f"store: {store!r} is relative, and each of the {len(nodes)} nodes would take it its own way; {mend}"
+            f"{key}: {store!r} is relative, and each of the {len(nodes)} nodes would take it its own way; {mend}"
         )
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -93,7 +94,7 @@ def check_shared(ray: Any, store: str, witness: str) -> None:
     on = [NodeAffinitySchedulingStrategy(node, soft=False) for node in nodes]
     seen = ray.get([look.options(scheduling_strategy=strategy).remote(witness) for strategy in on])
     if not all(seen):
-        raise ConfigError(f"store: {store} is not there on {seen.count(False)} of {len(nodes)} nodes; {mend}")
+        raise ConfigError(f"{key}: {store} is not there on {seen.count(False)} of {len(nodes)} nodes; {mend}")
 
 
 def pool_size(ray: Any, resources: Resources, batches: int) -> tuple[int, int, float]:

@@ -17,6 +17,7 @@ class Progress:
     def __init__(self, stage: str, total: int) -> None:
         self._stage, self._total, self._done = stage, total, 0
         self._started = self._told = time.monotonic()
+        self._first: tuple[float, int] | None = None  # when something was done: until then it was getting ready
         self._bar: Any = None
         self._row: Any = None
 
@@ -46,13 +47,22 @@ class Progress:
         elif kind is None:
             log.info("%s: %d of %d in %.1f s", self._stage, self._done, self._total, time.monotonic() - self._started)
 
-    def advance(self, count: int) -> None:
-        """Say that so many more are done."""
+    def say(self, text: str) -> None:
+        """Say something that stays above the bar."""
+        if self._bar is not None:
+            self._bar.console.print(text, markup=False, highlight=False)
+        else:
+            log.info("%s", text)
+
+    def advance(self, count: int, doing: str = "") -> None:
+        """Say that so many more are done, and what is being done."""
         self._done += count
         now = time.monotonic()
+        since, already = self._first = self._first or (now, self._done)
         if self._bar is not None:
-            self._bar.update(self._row, completed=self._done)
-        elif now - self._told >= EVERY_S and self._done:
+            self._bar.update(self._row, completed=self._done, description=doing or self._stage)
+        elif now - self._told >= EVERY_S and self._done > already:
             self._told = now
-            left_s = (now - self._started) / self._done * (self._total - self._done)
-            log.info("%s: %d of %d, about %d s to go", self._stage, self._done, self._total, left_s)
+            left_s = (now - since) / (self._done - already) * (self._total - self._done)
+            told = f" ({doing})" if doing else ""
+            log.info("%s: %d of %d%s, about %d s to go", self._stage, self._done, self._total, told, left_s)

@@ -1,8 +1,6 @@
 """Plan: look at every source, probe what is new, cut it into segments, predict the work."""
 
-import faulthandler
 import logging
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any, Protocol
@@ -13,13 +11,12 @@ import pyarrow as pa
 from mmray import provenance, storage
 from mmray.config import GRID_S
 from mmray.errors import Reason, SampleError
-from mmray.pipelines import derived
+from mmray.pipelines import derived, guarded
 from mmray.tables import ledger
 from mmray.tables.store import Store
 
 log = logging.getLogger(__name__)
 
-PROBE_BATCH = 50  # files per task: about a second of work, far above Ray's millisecond per task
 PROBE = pl.Schema(
     {
         "container": pl.String,
@@ -218,42 +215,19 @@ def probe_all(
     ray: Any, uris: Sequence[str | None], timeout_s: float, told: Callable[[int], None]
 ) -> list[dict[str, Any]]:
     """Probe media in parallel, in Ray tasks; a file that kills its process twice becomes a problem, not an error."""
-    results: list[dict[str, Any]] = [{} for _ in uris]
-    task = ray.remote(num_cpus=1, max_retries=0)(_probe_batch)
     places = [place for place, uri in enumerate(uris) if uri]
-    queue = [(places[i : i + PROBE_BATCH], 0) for i in range(0, len(places), PROBE_BATCH)]
-    running: dict[Any, tuple[list[int], int]] = {}
-    while queue or running:
-        while queue and len(running) < 4 * max(1, int(ray.cluster_resources().get("CPU", 1))):
-            batch, deaths = queue.pop()
-            running[task.remote([uris[place] for place in batch], timeout_s)] = (batch, deaths)
-        (ready,), _ = ray.wait(list(running), num_returns=1)
-        batch, deaths = running.pop(ready)
-        try:
-            for place, result in zip(batch, ray.get(ready), strict=True):
-                results[place] = result
-            told(len(batch))
-        except (ray.exceptions.WorkerCrashedError, ray.exceptions.NodeDiedError, ray.exceptions.OutOfMemoryError):
-            if len(batch) == 1 and deaths:
-                results[batch[0]] = {"problem": f"{Reason.CRASHED}: probing it killed its process twice"}
-                told(1)
-            else:
-                queue.extend(([place], deaths + (len(batch) == 1)) for place in batch)
+    found = guarded.each(ray, _probed, [str(uris[place]) for place in places], timeout_s, told)
+    results: list[dict[str, Any]] = [{} for _ in uris]
+    for place, one in zip(places, found, strict=True):
+        results[place] = one or {"problem": f"{Reason.CRASHED}: probing it killed its process twice"}
     return results
 
 
-def _probe_batch(uris: Sequence[str], timeout_s: float) -> list[dict[str, Any]]:
-    """Probe some files, in a worker process that the watchdog may kill."""
+def _probed(uri: str) -> dict[str, Any]:
+    """Probe one file; a file that cannot be is a problem, not an error."""
     from mmray.media.probe import probe
 
-    results = []
-    for uri in uris:
-        # Works even where native code holds the GIL for ever.
-        faulthandler.dump_traceback_later(timeout_s, exit=True, file=sys.stderr)
-        try:
-            results.append(asdict(probe(uri)))
-        except SampleError as error:
-            results.append({"problem": str(error)})
-        finally:
-            faulthandler.cancel_dump_traceback_later()
-    return results
+    try:
+        return asdict(probe(uri))
+    except SampleError as error:
+        return {"problem": str(error)}

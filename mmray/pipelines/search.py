@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import polars as pl
 import pyarrow as pa
@@ -11,9 +11,11 @@ import pyarrow.compute as pc
 from mmray import config, storage
 from mmray.errors import ConfigError
 from mmray.pipelines import index, nearest, query
-from mmray.pipelines.query import MEANS, Means
+from mmray.pipelines.nearest import Vectors
+from mmray.pipelines.query import MEANS
+from mmray.pipelines.way import Question, Way, find
 from mmray.report import search as page
-from mmray.tables import features, ledger
+from mmray.tables import ledger
 from mmray.tables.features import Matrix
 from mmray.tables.store import Store, open_store
 
@@ -22,50 +24,31 @@ log = logging.getLogger(__name__)
 __all__ = ["MEANS", "Question", "run"]
 
 
-class Question(NamedTuple):
-    """What is asked of a store.
-
-    ``value``: the text, the file or the sample_id. ``partition``: an extractor's id or name, None for the only one that
-    such a query reaches. ``by_window``: compare with single windows, not with whole samples. ``where``: conditions
-    ``column=value`` on the manifest; of one column any, of several columns all.
-    """
-
-    means: Means
-    value: str
-    k: int = 10
-    partition: str | None = None
-    pooling: str | None = None
-    by_window: bool = False
-    where: Sequence[str] = ()
-
-
 def run(uri: str, question: Question, html: str | None = None) -> dict[str, Any]:
     """Answer a question (the object that ``--json`` prints); ``html``: also write a page of the results there."""
     store = open_store(uri)
     manifest = store.read("manifest.parquet")
     if manifest is None:
         raise ConfigError(f"{uri}: nothing was extracted into this store yet")
-    if question.by_window and question.pooling:
-        raise ConfigError("--pooling: --windows compares with single windows, which are not pooled; leave one out")
-    pooling = question.pooling or "mean"
-    about = _partition(store, question)
-    if question.means == "sample" or not question.by_window:
-        _check_pooling(store, about["id"], pooling)
+    way = find(store, question)
+    about = way.searched
     wanted = _chosen(manifest, question.where)
-    vector = _vector(store, manifest, question, about, pooling)
-    found, exact = _found(store, question, about["id"], pooling, wanted, vector)
+    vector = _vector(store, manifest, question, way.asked, way.asked_pooling)
+    found, exact = _found(store, question, way, wanted, vector)
     if found.left_out:
         log.warning("%s: %d vector(s) are NaN, infinite or zero and were left out", about["id"], found.left_out)
     hits = _described(found.hits, manifest, about)
     if html:
         cards = [page.Card(**{name: hit[name] for name in page.Card._fields}) for hit in hits]
-        storage.put(html, page.render(_asked(question, manifest, about), cards, about["id"], html).encode())
+        storage.put(html, page.render(_asked(question, manifest, way.asked), cards, about["id"], html).encode())
     shown = ("rank", "sample_id", "score", "label", "start_s", "end_s", "uri", "text")
     return {
         "results": [{name: hit[name] for name in shown if hit[name] is not None} for hit in hits],
         "query": {question.means: question.value},
         "extractor": about["id"],
-        "pooling": None if question.by_window else pooling,
+        "pooling": None if question.by_window else way.pooling,
+        "map": question.through,
+        "asked": way.asked["id"],
         "compared": found.compared,
         "left_out": found.left_out,
         "exact": exact,
@@ -74,53 +57,21 @@ def run(uri: str, question: Question, html: str | None = None) -> dict[str, Any]
 
 
 def _found(
-    store: Store, question: Question, extractor: str, pooling: str, wanted: pa.Array | None, vector: Matrix
+    store: Store, question: Question, way: Way, wanted: pa.Array | None, vector: Matrix
 ) -> tuple[nearest.Found, bool]:
     """Return what is nearest to a vector, and whether it was compared with all."""
     itself = question.value if question.means == "sample" else None
+    extractor = way.searched["id"]
+    if way.put_query is not None and way.put_found is not None:
+        put = way.put_found
+        found = nearest.pooled(store, extractor, way.pooling, wanted)
+        placed = (Vectors(keys, put(matrix)) for keys, matrix in found)
+        return nearest.nearest(placed, way.put_query(vector[None])[0], question.k, itself), True
     if question.by_window:
         return nearest.nearest(nearest.windowed(store, extractor, wanted), vector, question.k, itself), True
-    if wanted is None and index.wanted(store, extractor, pooling):
-        return index.search(store, extractor, pooling, vector, question.k, itself), False
-    return nearest.nearest(nearest.pooled(store, extractor, pooling, wanted), vector, question.k, itself), True
-
-
-def _partition(store: Store, question: Question) -> dict[str, Any]:
-    """Return the provenance of the partition to search: the one that is named, else the only one the query reaches."""
-    files = storage.files(store.path("provenance"), ".json")
-    known = [store.read_json("provenance", entry.uri.rpartition("/")[2]) or {} for entry in files]
-    reached = [about for about in known if _reaches(about, question.means)]
-    listed = ", ".join(f"{about['as']} ({about['id']})" for about in reached)
-    asked = f"--{question.means}"
-    if question.partition is not None:
-        number = features.extractor_id(store, question.partition)
-        about = next(about for about in known if about["id"] == number)
-        if about not in reached:
-            raise ConfigError(
-                f"--in {question.partition}: {asked} does not reach {number}, which holds {about['kind']}; "
-                f"it reaches {listed or 'nothing in this store'}"
-            )
-        return about
-    if not reached:
-        there = ", ".join(about["id"] for about in known) or "nothing"
-        raise ConfigError(f"{store.uri}: {asked} reaches no extractor of this store (it has {there})")
-    if len(reached) > 1:
-        raise ConfigError(f"{store.uri}: {asked} reaches several extractors: {listed}; choose one with --in")
-    log.info("searching %s", reached[0]["id"])
-    return reached[0]
-
-
-def _reaches(about: dict[str, Any], means: Means) -> bool:
-    return about["kind"] in query.SPACES if means == "sample" else query.reader(about, means) is not None
-
-
-def _check_pooling(store: Store, extractor: str, pooling: str) -> None:
-    if not storage.exists(features.path(store, extractor, pooling)):
-        folder = store.path("features", f"extractor={extractor}")
-        uris = [storage.parent(entry.uri) for entry in storage.files(folder, ".parquet")]
-        there = sorted({uri.rpartition("pooling=")[2] for uri in uris})
-        detail = config.nearest(pooling, there) if there else " (no sample of it is finished)"
-        raise ConfigError(f"{store.uri}: {extractor} has no --pooling {pooling}{detail}")
+    if wanted is None and index.wanted(store, extractor, way.pooling):
+        return index.search(store, extractor, way.pooling, vector, question.k, itself), False
+    return nearest.nearest(nearest.pooled(store, extractor, way.pooling, wanted), vector, question.k, itself), True
 
 
 def _chosen(manifest: pa.Table, where: Sequence[str]) -> pa.Array | None:
@@ -190,7 +141,7 @@ def _described(hits: pl.DataFrame, manifest: pa.Table, about: dict[str, Any]) ->
 
 def _said(row: dict[str, Any], about: dict[str, Any], start_s: float | None, end_s: float | None) -> dict[str, Any]:
     """Return label, uri and text of a sample, and the part of its medium to show: a window's, else the sample's."""
-    media, texts = ("uri", about["source"]) if about["reads_text"] else (about["source"], "text")
+    media, texts = ("uri", about["source"]) if about["reads_text"] else (about["source"] or "uri", "text")
     offset_s, limit_s = row.get("start_s") or 0.0, row.get("end_s")
     windowed = start_s is not None and end_s is not None
     return {

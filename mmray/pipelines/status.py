@@ -1,5 +1,6 @@
 """The account of a store, at any time, from its tables alone; and putting quarantined segments back in the queue."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from typing import Any
@@ -24,7 +25,14 @@ class View:
     extractors: list[dict[str, Any]]
     samples: int
     expected: pl.DataFrame
+    without: pl.DataFrame  # sample_id, extractor: nothing in the column it reads, and not in an import
     rows: pl.DataFrame
+
+    @property
+    def statuses(self) -> pl.DataFrame:
+        """Return the status and reason of every (sample, extractor) that is planned or has nothing to do."""
+        skipped = self.without.with_columns(status=pl.lit("skipped"), reason=pl.lit(str(Reason.NO_SOURCE)))
+        return pl.concat([ledger.by_sample(self.expected, ledger.done(self.rows, self.expected)), skipped])
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,12 +56,39 @@ def view(store: Store) -> View:
     samples = store.read("manifest.parquet")
     if samples is None or not extractors:
         raise ConfigError(f"{store.uri}: nothing was extracted into this store yet")
-    recorded = [_Recorded(*(one[field.name] for field in fields(_Recorded))) for one in extractors]
+    imported = [one["id"] for one in extractors if one["source"] is None]
+    own = [one for one in extractors if one["source"] is not None]
+    recorded = [_Recorded(*(one[field.name] for field in fields(_Recorded))) for one in own]
     present = [one for one in recorded if one.origin or one.source in samples.column_names]
     _, media = plan.sources(samples, present)
-    segments = plan.read_segments(store)
     rows = ledger.read(store)
-    return View(store, extractors, samples.num_rows, plan.expected(present, media, segments, rows), rows)
+    # What was imported has no source to look at again: its rows are what was asked for.
+    expected = rows.filter(pl.col("extractor").is_in(imported)).select(*ledger.KEY, "input")
+    if present:
+        planned = plan.expected(present, media, plan.read_segments(store), rows)
+        expected = pl.concat([expected, planned.select(*ledger.KEY, "input")])
+    without = _without_source(samples, extractors).join(rows, on=["sample_id", "extractor"], how="anti")
+    expected = expected.join(without, on=["sample_id", "extractor"], how="anti")
+    return View(store, extractors, samples.num_rows, expected, without, rows)
+
+
+def _without_source(samples: pa.Table, extractors: Sequence[dict[str, Any]]) -> pl.DataFrame:
+    """Return (sample_id, extractor) where the column that it, or the extractor it reads, reads is empty.
+
+    What was imported reads no column: all samples.
+    """
+    known = {one["id"]: one for one in extractors}
+    frames = [pl.DataFrame(schema={"sample_id": pl.String, "extractor": pl.String})]
+    for one in extractors:
+        first = one
+        while first["origin"]:
+            first = known[first["origin"]]
+        nothing = samples
+        if first["source"] in samples.column_names:
+            nothing = samples.filter(samples[first["source"]].is_null())
+        ids = ledger.as_polars(nothing.select(["sample_id"]))
+        frames.append(ids.with_columns(extractor=pl.lit(one["id"])))
+    return pl.concat(frames)
 
 
 def status(uri: str) -> dict[str, Any]:
@@ -62,10 +97,13 @@ def status(uri: str) -> dict[str, Any]:
     ``changed``: samples whose source changed, as found by the last run or since. ``throughput``: seconds of medium per
     second of work; ``eta_s``: for what is pending, at the pace of the last run (None where unknown).
     """
-    seen = view(open_store(uri))
+    return account(view(open_store(uri)))
+
+
+def account(seen: View) -> dict[str, Any]:
+    """Return what ``status`` says of a store that was read."""
     ids = [one["id"] for one in seen.extractors]
-    finished = ledger.done(seen.rows, seen.expected)
-    accounts = ledger.account(ledger.by_sample(seen.expected, finished), ids, seen.samples)
+    accounts = ledger.account(seen.statuses, ids, seen.samples)
     last = _last_run(seen.store)
     now = changed(seen.expected, seen.rows)
     result: dict[str, Any] = {

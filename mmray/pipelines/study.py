@@ -1,10 +1,12 @@
 """``mmray study``: every combination of embeddings, fusion, classifier and label set, as Ray tasks of one thread each.
 
-What is done is one small file per cell, OUT/cells/KEY.json, written when the cell ends; KEY changes with whatever
-decides the figures. A study that is stopped goes on with the cells that have no file.
+What is done is one file per cell, OUT/cells/KEY.json, written when the cell ends: its figures, and in ``answers`` the
+true class and the answered one of every tested sample. KEY changes with whatever decides the figures. A study that is
+stopped goes on with the cells that have no file.
 """
 
 import faulthandler
+import itertools
 import json
 import logging
 import time
@@ -47,11 +49,14 @@ def run(config: StudyConfig, file: str = "configuration") -> Record:
             with cluster.connected() as ray:
                 started = time.monotonic()
                 for cell, record in _compute(ray, pending, config, material):
-                    out.write_json(record | {"cell": asdict(cell)}, "cells", f"{keys[cell]}.json")
-                    records[cell] = record
-                spent_s = config.cpus_per_cell * sum(records[cell]["seconds"] for cell in pending)
+                    text = json.dumps({"cell": asdict(cell), **record}, ensure_ascii=False, separators=(",", ":"))
+                    storage.put(out.path("cells", f"{keys[cell]}.json"), text.encode())
+                    records[cell] = _short(record)
+                # Of the cores' time from the first cell handed out to the last answer, what cells that ended by
+                # themselves had of it: less where other programs take it, or where cells wait for the disk.
+                spent_s = sum(records[cell].get("cpu_s", 0) for cell in pending)
                 busy = spent_s / (time.monotonic() - started) / float(ray.cluster_resources().get("CPU", 1))
-        return _finish(config, out, material, records, {
+        return _finish(config, out, material, records, [f"{key}.json" for key in keys.values()], {
             "study": out.uri, "cells": len(keys),
             **{status: sum(one["status"] == status for one in records.values()) for status in STATUSES},
             "computed": len(pending), "busy": busy and round(busy, 3), "warnings": warnings, "notes": said,
@@ -93,7 +98,12 @@ def _kept(out: Store, key: str, config: StudyConfig) -> Record | None:
     record = out.read_json("cells", f"{key}.json")
     if record is None or record["status"] == "failed":
         return None
-    return None if record["status"] == "timed_out" and config.timeout_s > record["timeout_s"] else record
+    return None if record["status"] == "timed_out" and config.timeout_s > record["timeout_s"] else _short(record)
+
+
+def _short(record: Record) -> Record:
+    """Leave out the answers of every sample: the files keep them, the driver needs none."""
+    return {name: value for name, value in record.items() if name != "answers"}
 
 
 def _cell(cell: Cell, config: StudyConfig, material: Material) -> Record:
@@ -112,24 +122,27 @@ def _compute(
     task = ray.remote(num_cpus=config.cpus_per_cell, max_retries=0, retry_exceptions=False)(_cell)
     about, shared = ray.put(config), ray.put(material)
     waiting = list(reversed(pending))
-    running: dict[Any, tuple[Cell, float]] = {}
+    handed: dict[Any, Cell] = {}  # in the order in which Ray begins them
+    began: dict[Any, float] = {}
 
-    def fill() -> None:
-        """Begin as many as there are cores; none waits in line, so that its time is that of its work."""
+    def hand_out() -> None:
+        """Give every core a cell and the next one, which begins without asking; note when each came to the front."""
         width = max(1, int(float(ray.cluster_resources().get("CPU", 1)) / config.cpus_per_cell))
-        while waiting and len(running) < width:
+        while waiting and len(handed) < 2 * width:
             cell = waiting.pop()
-            running[task.remote(cell, about, shared)] = (cell, time.monotonic())
+            handed[task.remote(cell, about, shared)] = cell
+        for reference in itertools.islice(handed, width):
+            began.setdefault(reference, time.monotonic())
 
     with Progress("study", len(pending)) as progress:
-        fill()
-        while running:
-            ended, _ = ray.wait(list(running), timeout=5)  # looks again, as a cluster may grow
+        hand_out()
+        while handed:
+            ended, _ = ray.wait(list(handed), timeout=5)  # looks again, as a cluster may grow
             now = time.monotonic()
-            popped = [(reference, *running.pop(reference)) for reference in ended]
-            fill()
-            for reference, cell, began in popped:
-                yield cell, _record(ray, reference, now - began, config)
+            popped = [(reference, handed.pop(reference), began.pop(reference, now)) for reference in ended]
+            hand_out()
+            for reference, cell, at in popped:
+                yield cell, _record(ray, reference, now - at, config)
                 progress.advance(1)
 
 
@@ -150,8 +163,9 @@ def _record(ray: Any, reference: Any, elapsed_s: float, config: StudyConfig) -> 
 
 
 def _finish(
-    config: StudyConfig, out: Store, material: Material, records: Mapping[Cell, Record], account: Record
-) -> Record:
+    config: StudyConfig, out: Store, material: Material, records: Mapping[Cell, Record], files: list[str],
+    account: Record,
+) -> Record:  # fmt: skip
     rows, confusions = leaderboard.build(config, records)
     table = leaderboard.frame(rows)
     write_parquet(table.to_arrow(), out.path("leaderboard.parquet"))
@@ -163,6 +177,12 @@ def _finish(
     account = account | {"labels": sets, "leaderboard": rows, "report": out.path("report.html")}
     storage.put(out.path("report.html"), report.page(account, confusions, splits).encode())
     storage.put(out.path("study.json"), json.dumps(account, ensure_ascii=False).encode())
-    about = {"config": config.model_dump(mode="json", by_alias=True), "versions": provenance.versions()}
-    out.write_json(about | {"git_commit": provenance.git_commit()}, "provenance.json")
+    about: Record = {
+        "config": config.model_dump(mode="json", by_alias=True),
+        "asked": config.model_dump(mode="json", by_alias=True, exclude_defaults=True),  # can be read as a configuration
+        "versions": provenance.versions(),
+        "cells": files,
+    }
+    about |= {"store": storage.absolute(config.store), "git_commit": provenance.git_commit()}
+    out.write_json(about, "provenance.json")
     return account

@@ -38,8 +38,9 @@ def _problem(promise: str, path: str, detail: str) -> dict[str, str]:
 
 
 def _account(seen: View) -> Iterator[dict[str, str]]:
-    statuses = ledger.by_sample(seen.expected, ledger.done(seen.rows, seen.expected))
-    for extractor, counts in ledger.account(statuses, [one["id"] for one in seen.extractors], seen.samples).items():
+    for extractor, counts in ledger.account(
+        seen.statuses, [one["id"] for one in seen.extractors], seen.samples
+    ).items():
         total = sum(counts[status] for status in ledger.STATUSES)
         if total != seen.samples:
             yield _problem("account", "ledger", f"{extractor}: {total} samples accounted for, {seen.samples} asked for")
@@ -97,8 +98,7 @@ def _compared(part: str, found: pl.DataFrame, counted: pl.DataFrame) -> Iterator
 
 def _features(seen: View) -> Iterator[dict[str, str]]:
     """Compare the samples of feature tables with the finished samples."""
-    done = ledger.done(seen.rows, seen.expected)
-    statuses = ledger.by_sample(seen.expected, done)
+    done, statuses = ledger.done(seen.rows, seen.expected), seen.statuses
     kinds = {one["id"]: one["kind"] for one in seen.extractors}
     for entry in storage.files(seen.store.path("features"), ".parquet"):
         path = _relative(seen, entry.uri)
@@ -124,6 +124,6 @@ def _differences(ids: list[str], own: pl.DataFrame, with_rows: set[str]) -> Iter
     finished = (by_status.get("ok", set()) | by_status.get("partial", set())) & with_rows
     if "pending" not in by_status:
         for sample_id in sorted(finished - set(ids))[:SHOWN]:
-            yield f"{sample_id} is finished and has no row; `mmray extract` makes it"
+            yield f"{sample_id} is finished and has no row; the same run again makes it"
     for sample_id in sorted(set(ids) & (by_status.get("failed", set()) | by_status.get("skipped", set())))[:SHOWN]:
         yield f"{sample_id} has a row and is not finished"

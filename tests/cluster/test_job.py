@@ -65,7 +65,8 @@ def test_a_stopped_job_goes_on_where_it_was(
     begun = sum(counts["ok"] for counts in status(str(store))["accounts"].values())
     assert 0 < begun < 80
     wait_for(lambda: not (store / "lock.json").exists(), 30)
-    said = job(["submit", "--submission-id", "second", "--working-dir", str(ROOT), *entry], head)
+    wider = ["--set", "resources.actors=2"]
+    said = job(["submit", "--submission-id", "second", "--working-dir", str(ROOT), *entry, *wider], head)
     assert "succeeded" in said, said
     account = json.loads(next(line for line in said.splitlines() if line.startswith('{"run_id"')))
     (counts,) = account["accounts"].values()

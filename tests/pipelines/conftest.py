@@ -70,7 +70,7 @@ def corpus(clips: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def entries(tiny: Path) -> list[dict[str, Any]]:
     """Return the configuration entries of all five extractors of the main job."""
     return [
@@ -82,7 +82,7 @@ def entries(tiny: Path) -> list[dict[str, Any]]:
     ]
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def light(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return two entries that need no torch: an actor for them starts in half a second."""
     return [entries[0], entries[2]]
@@ -159,6 +159,19 @@ def environment(tmp_path: Path) -> dict[str, str]:
     (about / "METADATA").write_text("Metadata-Version: 2.1\nName: moody\nVersion: 1.0\n")
     (about / "entry_points.txt").write_text("[mmray.extractors]\nmoody = moody:Moody\n")
     return {**os.environ, "PYTHONPATH": str(site)} | {"RAY_ADDRESS": ""}
+
+
+@pytest.fixture
+def joined(ray_session: None, environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """Return the environment of a run that joins the session's Ray: it starts in a moment, and can be killed as any.
+
+    Runs are started in the folder of the third party's module: workers of a Ray that was there before know a driver's
+    working directory, not its PYTHONPATH.
+    """
+    import ray
+
+    monkeypatch.chdir(environment["PYTHONPATH"])
+    return environment | {"RAY_ADDRESS": ray.get_runtime_context().gcs_address}
 
 
 @pytest.fixture

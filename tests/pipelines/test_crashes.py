@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -39,11 +39,11 @@ def kill_an_actor(store: Path) -> bool:
 
 
 def test_samples_that_kill_hang_or_raise_cost_themselves_alone(
-    write: Callable[..., Path], environment: dict[str, str], tmp_path: Path
+    write: Callable[..., Path], joined: dict[str, str], tmp_path: Path
 ) -> None:
     texts = [*["fine"] * 6, "kill", *["fine"] * 3, "raise", "hang", *["fine"] * 6]
     config = write("store", texts, timeout_s=4, max_attempts=2)
-    account = run(config, environment)
+    account = run(config, joined)
     (about,) = account["accounts"].values()
     assert (about["ok"], about["failed"]) == (15, 3)
     assert about["reasons"] == {"crashed": 1, "model_error": 1, "timeout": 1}
@@ -53,44 +53,44 @@ def test_samples_that_kill_hang_or_raise_cost_themselves_alone(
     assert "died 2 times" in details["crashed"]
     assert "moody.py" in details["timeout"]
     assert verify(str(tmp_path / "store"))["ok"]
-    again = run(config, environment)
+    again = run(config, joined)
     assert again["nothing_to_do"]
 
 
 def test_a_killed_run_ends_with_the_tables_of_an_undisturbed_one(
-    write: Callable[..., Path], environment: dict[str, str], tmp_path: Path
+    write: Callable[..., Path], environment: dict[str, str], joined: dict[str, str], tmp_path: Path
 ) -> None:
     texts = [f"slow {'x' * (n % 7)}" for n in range(40)]
-    undisturbed = run(write("undisturbed", texts), environment)
-    for victim in ("driver", "actor"):
-        store = tmp_path / victim
-        account = killed(write(victim, texts, resources={"actors": 2}), store, environment, victim)
+    two = {"resources": {"actors": 2}}
+    undisturbed = run(write("undisturbed", texts, **two), joined)
+    # A driver takes the Ray that it started with it; whoever comes next may have another.
+    for victim, ray in (("driver", environment), ("actor", joined)):
+        store, config = tmp_path / victim, write(victim, texts, **two)
+        with started(config, ray) as process:
+            wait_for(lambda store=store: bool(list(store.glob("windows/*/part-*.parquet"))))
+            if victim == "actor":
+                wait_for(lambda store=store: kill_an_actor(store))
+                account = json.loads(process.communicate(timeout=200)[0])
+            else:
+                process.kill()
+                process.wait()
+                assert not list(store.glob("runs/*.json")), "killed too late to prove anything"
+                account = run(config, joined)
         assert account["accounts"] == undisturbed["accounts"]
         assert_frame_equal(rows(store, "moody"), rows(tmp_path / "undisturbed", "moody"))
         assert_frame_equal(ledger(store), ledger(tmp_path / "undisturbed"))
         assert verify(str(store))["broken"] == []
 
 
-def killed(config: Path, store: Path, environment: dict[str, str], victim: str) -> dict[str, Any]:
-    """Start a run, kill its driver or an actor in mid-run, and return the account it ends with at last."""
-    process = subprocess.Popen(
-        command(config), env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True
-    )
-    try:
-        wait_for(lambda: bool(list(store.glob("windows/*/part-*.parquet"))))
-        if victim == "actor":
-            wait_for(lambda: kill_an_actor(store))
-            account: dict[str, Any] = json.loads(process.communicate(timeout=200)[0])
-            return account
-        process.kill()
-        process.wait()
-        assert not list(store.glob("runs/*.json")), "killed too late to prove anything"
-        return run(config, environment)
-    finally:
-        process.kill()
-        process.wait()
-        assert process.stdout is not None
-        process.stdout.close()
+@contextlib.contextmanager
+def started(config: Path, environment: dict[str, str]) -> Iterator[subprocess.Popen[bytes]]:
+    """Start a run; it does not outlive the test."""
+    process = subprocess.Popen(command(config), env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    with process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 def test_interrupting_keeps_what_is_committed(

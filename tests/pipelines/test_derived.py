@@ -2,6 +2,8 @@
 
 import json
 import shutil
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from safetensors.numpy import load_file, save_file
 import mmray
 from mmray import cli
 from mmray.errors import ConfigError
+from mmray.extractors import registry
 from mmray.extractors.sbert import Sbert
 from mmray.pipelines import derived, status, verify
 from mmray.specs import Rows, Text
@@ -102,26 +105,31 @@ def test_what_a_source_had_to_skip_or_cut_short_is_passed_on(account: dict[str, 
     assert set(blind["reason"]) <= {"no_text"}
 
 
-def test_a_source_done_again_makes_its_readers_pending(
-    account: dict[str, Any], config: dict[str, Any], tmp_path: Path
-) -> None:
+@pytest.fixture
+def counted(
+    extract: Extract, chain: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., dict[str, Any]]:
+    """Return a function that runs an extraction of the objects and of the letters of their names."""
+    monkeypatch.setitem(registry.BUILT_IN, "letters", "tests.pipelines.letters:Letters")
+    return partial(extract, extractors=[{"name": "letters", "source": "yolo_onnx.objects"}, chain[1]])
+
+
+def test_a_source_done_again_makes_its_readers_pending(counted: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
     store = tmp_path / "store"
-    shutil.copytree(config["store"], store)
-    config = config | {"store": str(store)}
+    counted()
     before = ledger(store)
     assert status.retry(str(store), "truncated")["segments"] == 2
     waiting = status.status(str(store))
     assert [about["pending"] for about in waiting["accounts"].values()] == [1, 1]
-    again = mmray.extract(config)
+    again = counted()
     assert again["adds_up"]
     assert all(about["pending"] == 0 for about in again["accounts"].values())
     after = ledger(store)
     changed = before.join(after, on=before.columns, how="anti", nulls_equal=True)
     assert changed["sample_id"].unique().to_list() == ["cut off.mp4"]
-    assert (
-        changed["extractor"].str.starts_with("sbert").all()
-    )  # the file is the same: only what derives has a new input
-    assert mmray.extract(config)["nothing_to_do"]
+    # The file is the same: only what derives has a new input.
+    assert changed["extractor"].str.starts_with("letters").all()
+    assert counted()["nothing_to_do"]
 
 
 def test_a_plan_counts_what_waits_for_its_source(config: dict[str, Any], tmp_path: Path, capsys: Any) -> None:
@@ -135,8 +143,8 @@ def test_a_plan_counts_what_waits_for_its_source(config: dict[str, Any], tmp_pat
     assert seen["bytes"] > 0
 
 
-def test_a_limit_leaves_readers_pending_too(extract: Extract, chain: list[dict[str, Any]]) -> None:
-    account = extract(extractors=chain, limit=4)
+def test_a_limit_leaves_readers_pending_too(counted: Callable[..., dict[str, Any]]) -> None:
+    account = counted(limit=4)
     assert account["adds_up"]
     assert [about["pending"] for about in account["accounts"].values()] == [account["samples"] - 4] * 2
 

@@ -1,11 +1,15 @@
 """Every run finishes and accounts for every sample; what is done is not done again."""
 
+import io
+import json
+import logging
 import os
+import shutil
 import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
@@ -19,24 +23,58 @@ from mmray.pipelines.status import retry, status
 from mmray.pipelines.verify import verify
 from tests.pipelines.conftest import Extract, ledger, rows
 
-NAMES = ["descriptors", "yamnet", "yolo_onnx", "clip", "sbert"]
+PIXELS = {"name": "pixels", "fps": 5, "side_px": 12}
+POOLINGS = {
+    "yamnet": ["mean", "max", "mean+max", "first", "scores_mean", "scores_max"],
+    "yolo_onnx": ["mean", "max", "count"],
+}
+
+
+class Whole(NamedTuple):
+    """A finished run that several tests look at: they copy the store before they change it."""
+
+    config: dict[str, Any]
+    store: Path
+    account: dict[str, Any]
+    said: str
+
+
+@pytest.fixture(scope="module")
+def whole(
+    ray_session: None, corpus: Path, entries: list[dict[str, Any]], tmp_path_factory: pytest.TempPathFactory
+) -> Whole:
+    """Run seven extractors over the corpus: whole media, one actor, batches of 16."""
+    store = tmp_path_factory.mktemp("whole") / "store"
+    wanted = [one | {"pooling": POOLINGS[one["name"]]} if one["name"] in POOLINGS else one for one in entries]
+    wanted = [one | {"batch_size": 16} for one in [*wanted, PIXELS, {"name": "logmel"}]]
+    config = {"manifest": str(corpus), "store": str(store), "extractors": wanted, "resources": {"actors": 1}}
+    said = io.StringIO()
+    handler = logging.StreamHandler(said)
+    logging.getLogger("mmray").addHandler(handler)
+    try:
+        return Whole(config, store, mmray.extract(config), said.getvalue())
+    finally:
+        logging.getLogger("mmray").removeHandler(handler)
+
+
+@pytest.fixture
+def copy(whole: Whole, tmp_path: Path) -> Path:
+    """Return a copy of the finished store."""
+    return Path(shutil.copytree(whole.store, tmp_path / "store"))
 
 
 def counts(account: dict[str, Any], name: str) -> dict[str, Any]:
     return next(about for extractor, about in account["accounts"].items() if extractor.startswith(f"{name}-"))
 
 
-def test_every_sample_is_accounted_for_and_nothing_is_done_twice(
-    extract: Extract, tmp_path: Path, corpus: Path
-) -> None:
-    account = extract()
+def test_every_sample_is_accounted_for_and_nothing_is_done_twice(whole: Whole, corpus: Path) -> None:
+    account, store = whole.account, whole.store
     samples = pl.read_parquet(corpus)
     assert account["samples"] == samples.height
     assert account["adds_up"]
     assert not account["nothing_to_do"]
     assert (counts(account, "descriptors")["failed"], counts(account, "descriptors")["partial"]) == (1, 1)
     assert counts(account, "sbert")["reasons"] == {"no_text": int((samples["text"].str.strip_chars() == "").sum())}
-    store = tmp_path / "store"
     assert verify(str(store))["ok"], verify(str(store))["broken"]
     assert status(str(store))["accounts"] == account["accounts"]
     assert len(list((store / "ledger").iterdir())) == 1
@@ -50,18 +88,17 @@ def test_every_sample_is_accounted_for_and_nothing_is_done_twice(
     assert [name for name, row in flags.items() if row["black"]] == ["black.mp4"]
     assert flags["empty.mp4"]["problem"].startswith("empty")
     written = {path: path.stat().st_mtime_ns for path in store.rglob("*.parquet")}
-    again = extract()
+    again = mmray.extract(whole.config)
     assert again["nothing_to_do"]
     assert again["accounts"] == account["accounts"]
     assert {path: path.stat().st_mtime_ns for path in store.rglob("*.parquet")} == written
 
 
 def test_a_second_run_starts_no_ray_and_says_so_in_three_seconds(
-    extract: Extract, tmp_path: Path, corpus: Path, light: list[dict[str, Any]]
+    whole: Whole, tmp_path: Path, light: list[dict[str, Any]]
 ) -> None:
-    extract(extractors=light)
     config = tmp_path / "run.yaml"
-    config.write_text(yaml.safe_dump({"manifest": str(corpus), "store": str(tmp_path / "store"), "extractors": light}))
+    config.write_text(yaml.safe_dump(whole.config | {"extractors": light}))
     code = "import sys; from mmray.cli import main; code = main(['extract', sys.argv[1], '--set', 'max_error_rate=1'])"
     code += "; assert 'ray' not in sys.modules; sys.exit(code)"
     started = time.perf_counter()
@@ -72,13 +109,14 @@ def test_a_second_run_starts_no_ray_and_says_so_in_three_seconds(
     assert seconds < 3
 
 
-def test_adding_an_extractor_runs_that_one_alone(extract: Extract, tmp_path: Path, light: list[dict[str, Any]]) -> None:
-    first = extract(extractors=light[:1])
-    second = extract(extractors=light)
-    frame = pl.read_parquet(f"{tmp_path}/store/ledger/*.parquet")
+def test_adding_an_extractor_runs_that_one_alone(whole: Whole, copy: Path) -> None:
+    more = [*whole.config["extractors"], {"name": "pixels", "as": "small", "fps": 1, "side_px": 8}]
+    second = mmray.extract(whole.config | {"store": str(copy), "extractors": more})
+    frame = pl.read_parquet(f"{copy}/ledger/*.parquet")
     by_run = {name: set(own["extractor"]) for (name,), own in frame.partition_by("run_id", as_dict=True).items()}
-    assert {name.partition("-")[0] for name in by_run[first["run_id"]]} == {"descriptors"}
-    assert {name.partition("-")[0] for name in by_run[second["run_id"]]} == {"yolo_onnx"}
+    assert by_run[whole.account["run_id"]] == set(whole.account["accounts"])
+    assert by_run[second["run_id"]] == set(second["accounts"]) - set(whole.account["accounts"])
+    assert len(by_run[second["run_id"]]) == 1
 
 
 def test_a_changed_field_is_a_new_partition_and_a_new_width_is_not(
@@ -96,19 +134,18 @@ def test_a_changed_field_is_a_new_partition_and_a_new_width_is_not(
         mmray.load(str(tmp_path / "store"), "pixels")
 
 
-def test_cut_batch_and_actors_change_nothing(extract: Extract, tmp_path: Path, entries: list[dict[str, Any]]) -> None:
-    entries.append({"name": "pixels", "fps": 5, "side_px": 12})
-    entries.append({"name": "logmel"})
-    whole, cut = tmp_path / "whole", tmp_path / "cut"
-    extract(store=str(whole), extractors=[one | {"batch_size": 16} for one in entries], resources={"actors": 1})
-    narrow = [one | {"batch_size": 1} for one in entries]
-    extract(store=str(cut), extractors=narrow, resources={"actors": 2, "decode_threads": 3}, segment_s=0.96)
-    assert pl.read_parquet(cut / "segments.parquet").height > 3 * pl.read_parquet(whole / "segments.parquet").height
-    for name in [*NAMES, "pixels", "logmel"]:
-        one, other = rows(whole, name).drop("segment"), rows(cut, name).drop("segment")
+def test_cut_batch_and_actors_change_nothing(whole: Whole, tmp_path: Path) -> None:
+    cut = tmp_path / "cut"
+    narrow = [one | {"batch_size": 1} for one in whole.config["extractors"]]
+    config = whole.config | {"store": str(cut), "extractors": narrow, "segment_s": 0.96}
+    mmray.extract(config | {"resources": {"actors": 2, "decode_threads": 3}})
+    segments = [pl.read_parquet(store / "segments.parquet").height for store in (cut, whole.store)]
+    assert segments[0] > 3 * segments[1]
+    for name in (one["name"] for one in narrow):
+        one, other = rows(whole.store, name).drop("segment"), rows(cut, name).drop("segment")
         assert_frame_equal(one, other, abs_tol=1e-4, rel_tol=1e-4)
     for pooling in ("mean", "max"):
-        matrices = [mmray.load(str(store), "yamnet", pooling).matrix for store in (whole, cut)]
+        matrices = [mmray.load(str(store), "yamnet", pooling).matrix for store in (whole.store, cut)]
         np.testing.assert_allclose(matrices[0], matrices[1], atol=1e-4)
 
 
@@ -188,11 +225,8 @@ def test_parts_of_a_medium_are_samples_of_their_own(ray_session: None, clips: Pa
     np.testing.assert_array_equal(together, np.stack(parts["whole"]["embedding"].to_list()))
 
 
-def test_verify_finds_what_is_broken_and_cleans_what_is_left_over(
-    extract: Extract, tmp_path: Path, light: list[dict[str, Any]]
-) -> None:
-    extract(extractors=light)
-    store = tmp_path / "store"
+def test_verify_finds_what_is_broken_and_cleans_what_is_left_over(copy: Path) -> None:
+    store = copy
     parts = sorted(store.glob("windows/extractor=descriptors-*/part-*.parquet"))
     orphan = parts[0].with_name("part-dead-00001.parquet")
     orphan.write_bytes(parts[0].read_bytes())
@@ -207,9 +241,8 @@ def test_verify_finds_what_is_broken_and_cleans_what_is_left_over(
     assert "part-" in broken[0]["path"]
 
 
-def test_a_matrix_leaves_in_three_formats(extract: Extract, tmp_path: Path, entries: list[dict[str, Any]]) -> None:
-    extract(extractors=entries[1:2])
-    store = str(tmp_path / "store")
+def test_a_matrix_leaves_in_three_formats(whole: Whole, tmp_path: Path) -> None:
+    store = str(whole.store)
     loaded = mmray.load(store, "yamnet", "max")
     for kind in ("npz", "csv", "parquet"):
         export(store, "yamnet", "max", str(tmp_path / f"out.{kind}"))
@@ -222,14 +255,9 @@ def test_a_matrix_leaves_in_three_formats(extract: Extract, tmp_path: Path, entr
     assert pl.read_parquet(tmp_path / "out.parquet")["sample_id"].to_list() == loaded.ids
 
 
-def test_pooled_vectors_are_those_of_the_windows(
-    extract: Extract, tmp_path: Path, entries: list[dict[str, Any]]
-) -> None:
-    both = entries[1] | {"pooling": ["mean", "max", "mean+max", "first", "scores_mean", "scores_max"]}
-    found = entries[2] | {"pooling": ["mean", "max", "count"]}
-    extract(extractors=[both, found])
-    store = str(tmp_path / "store")
-    loaded = {pooling: mmray.load(store, "yamnet", pooling) for pooling in both["pooling"]}
+def test_pooled_vectors_are_those_of_the_windows(whole: Whole) -> None:
+    store = str(whole.store)
+    loaded = {pooling: mmray.load(store, "yamnet", pooling) for pooling in POOLINGS["yamnet"]}
     frame = rows(store, "yamnet")
     for place, sample_id in enumerate(loaded["mean"].ids):
         windows = frame.filter(pl.col("sample_id") == sample_id).sort("window")
@@ -251,13 +279,13 @@ def test_pooled_vectors_are_those_of_the_windows(
         assert best.matrix.max() == pytest.approx(detections["score"].max())
 
 
-def test_pools_run_in_turn_and_give_the_same(extract: Extract, tmp_path: Path, light: list[dict[str, Any]]) -> None:
-    one, two = tmp_path / "one", tmp_path / "two"
-    entries = [*light, {"name": "pixels", "fps": 2, "side_px": 8}]
-    pools = [["descriptors", "pixels"], ["yolo_onnx"]]
-    accounts = [extract(store=str(one), extractors=entries), extract(store=str(two), extractors=entries, pools=pools)]
-    assert accounts[0]["accounts"] == accounts[1]["accounts"]
-    assert_frame_equal(ledger(one), ledger(two))
+def test_pools_run_in_turn_and_give_the_same(
+    whole: Whole, extract: Extract, light: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    account = extract(extractors=[*light, PIXELS], pools=[["descriptors", "pixels"], ["yolo_onnx"]])
+    ids = list(account["accounts"])
+    assert account["accounts"] == {name: whole.account["accounts"][name] for name in ids}
+    assert_frame_equal(ledger(tmp_path / "store"), ledger(whole.store).filter(pl.col("extractor").is_in(ids)))
 
 
 def test_wrong_entries_are_told_before_any_work(extract: Extract, tmp_path: Path, tiny: Path) -> None:
@@ -288,13 +316,13 @@ def test_an_actor_that_cannot_fit_is_told_at_once(extract: Extract) -> None:
         extract(extractors=[{"name": "pixels"}], resources={"gpus_per_actor": 1})
 
 
-def test_random_weights_are_said(extract: Extract, tmp_path: Path, entries: list[dict[str, Any]], caplog: Any) -> None:
-    extract(extractors=entries[1:2])
-    assert "RANDOM WEIGHTS" in caplog.text
-    frame = pl.read_parquet(f"{tmp_path}/store/ledger/*.parquet")
-    assert frame["weights"].unique().to_list() == ["random:0"]
-    about = next((tmp_path / "store" / "provenance").iterdir()).read_text()
-    assert '"weights": "random:0"' in about
+def test_random_weights_are_said(whole: Whole) -> None:
+    for name, kind in (("yamnet", "random:0"), ("descriptors", None)):
+        assert (f"{name}: RANDOM WEIGHTS" in whole.said) == (kind is not None)
+        frame = pl.read_parquet(f"{whole.store}/ledger/*.parquet").filter(pl.col("extractor").str.starts_with(name))
+        assert frame["weights"].unique().to_list() == [kind]
+        about = json.loads(next(whole.store.glob(f"provenance/{name}-*.json")).read_text())
+        assert about["weights"] == kind
 
 
 def test_help_is_there_at_once() -> None:

@@ -12,6 +12,7 @@ import pytest
 import yaml
 from polars.testing import assert_frame_equal
 
+import mmray
 from mmray import storage
 from tests.pipelines.conftest import rows
 
@@ -47,7 +48,7 @@ def copied(store: str, folder: Path) -> Path:
 
 
 def test_a_bucket_gives_what_a_folder_gives_with_few_requests(
-    clips: Path, s3_bucket: str, s3_log: Path, light: list[dict[str, Any]], tmp_path: Path
+    ray_session: None, clips: Path, s3_bucket: str, s3_log: Path, light: list[dict[str, Any]], tmp_path: Path
 ) -> None:
     from mmray.tables import manifest
     from mmray.tables.store import write_parquet
@@ -60,7 +61,7 @@ def test_a_bucket_gives_what_a_folder_gives_with_few_requests(
     write_parquet(manifest.gather([f"{s3_bucket}/media"])[0], remote)
     entries = [*light, {"name": "pixels", "fps": 5, "side_px": 12}]
     common = {"extractors": entries, "max_error_rate": 1, "segment_s": 1.92, "resources": {"actors": 2}}
-    on_disk = run({"manifest": local, "store": str(tmp_path / "store")} | common, tmp_path, "disk")
+    on_disk = mmray.extract({"manifest": local, "store": str(tmp_path / "store")} | common)
 
     start = len(s3_log.read_text(errors="replace"))
     store = f"{s3_bucket}/store"
@@ -87,6 +88,7 @@ def test_an_endpoint_out_of_reach_is_told(s3_bucket: str, tmp_path: Path, monkey
     from mmray.tables import manifest
 
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
     import s3fs
 
     s3fs.S3FileSystem.clear_instance_cache()

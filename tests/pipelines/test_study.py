@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ import yaml
 
 from mmray import cli
 from mmray.errors import ConfigError
+from mmray.fusion import cells
 from mmray.fusion.config import load_study
 from mmray.pipelines import study
 from tests.conftest import ROOT
@@ -60,6 +62,7 @@ def test_a_study_gives_a_leaderboard_and_is_done_once(
     result = json.loads(capsys.readouterr().out)
     assert {"study", "cells", "done", "failed", "timed_out", "leaderboard", "seconds"} <= set(result)
     assert (result["cells"], result["done"], result["computed"], result["warnings"]) == (13, 13, 13, [])
+    assert 0 < result["busy"] <= 1
     board = result["leaderboard"]
     assert [row["rank"] for row in board] == list(range(1, 14))
     assert all(a["accuracy"] >= b["accuracy"] for a, b in itertools.pairwise(board))
@@ -70,7 +73,13 @@ def test_a_study_gives_a_leaderboard_and_is_done_once(
     table = pl.read_parquet(tmp_path / "out" / "leaderboard.parquet")
     assert table.equals(pl.read_csv(tmp_path / "out" / "leaderboard.csv", schema=table.schema))
     assert table.to_dicts() == board
-    assert len(list((tmp_path / "out" / "cells").glob("*.json"))) == 13
+    files = list((tmp_path / "out" / "cells").glob("*.json"))
+    assert len(files) == 13
+    for file in files:
+        answers = json.loads(file.read_text())["answers"]
+        assert {name: len(values) for name, values in answers.items()} == {"ids": 60, "true": 60, "classes": 60}
+    everything = json.dumps(result) + (tmp_path / "out" / "study.json").read_text()
+    assert "s0000" not in everything  # answers stay in the files of the cells
     assert cli.main(["study", str(path)]) == 0
     printed = capsys.readouterr().out
     assert "0 computed now" in printed
@@ -101,20 +110,34 @@ def test_what_takes_too_long_and_what_fails_is_said_and_the_rest_goes_on(ray_ses
     assert cli.main(["study", str(path)]) == 1
 
 
+def test_waiting_in_line_is_not_taking_too_long(
+    ray_session: None, config: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def sleeps_or_dies(cell: cells.Cell, *_: Any) -> dict[str, Any]:
+        time.sleep(1.5) if cell.seed < 4 else os._exit(1)  # four cores: the fifth cell waits for one
+        return {"status": "failed", "detail": "slept", "seconds": 1.5}
+
+    monkeypatch.setattr(study, "_cell", sleeps_or_dies)
+    keys = {"embeddings": [{"extractor": "a"}], "fusions": ["single"], "classifiers": ["majority"]}
+    result = run(config(seeds=list(range(5)), timeout_s=1, **keys))
+    assert (result["failed"], result["timed_out"]) == (5, 0)
+    assert result["leaderboard"][0]["detail"] == "slept; its process died"
+
+
 def test_a_study_that_is_killed_goes_on(ray_session: None, config: Write, tmp_path: Path) -> None:
     path = config(seeds=list(range(8)))
     command = [sys.executable, "-m", "mmray.cli", "study", str(path), "--json"]
-    cells = tmp_path / "out" / "cells"
+    written = tmp_path / "out" / "cells"
     killed = subprocess.Popen(
         command, env={**os.environ, "RAY_ADDRESS": ""}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
-    wait_for(lambda: len(list(cells.glob("*.json"))) >= 3)
+    wait_for(lambda: len(list(written.glob("*.json"))) >= 3)
     killed.send_signal(signal.SIGKILL)
     killed.wait()
-    kept = {file.name: file.stat().st_mtime_ns for file in cells.glob("*.json")}
+    kept = {file.name: file.stat().st_mtime_ns for file in written.glob("*.json")}
     result = run(path)
     assert (result["done"], result["computed"]) == (96, 96 - len(kept))
-    assert {file.name: file.stat().st_mtime_ns for file in cells.glob("*.json") if file.name in kept} == kept
+    assert {file.name: file.stat().st_mtime_ns for file in written.glob("*.json") if file.name in kept} == kept
 
 
 def test_leaks_are_loud_or_an_error(ray_session: None, config: Write) -> None:
