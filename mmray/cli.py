@@ -107,8 +107,8 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("--map", metavar="DIR", help="search through a trained map: OUT/maps/NAME of a cross-modal study")
     one.add_argument("--html", metavar="FILE", help="also write a page with thumbnails and players")
 
-    one = verb("report", _report, "one HTML file of a store or a study, with pictures and maps; it asks no network")
-    one.add_argument("folder", metavar="STORE|STUDY")
+    one = verb("report", _report, "one HTML file of a store, a study or a training; it asks no network")
+    one.add_argument("folder", metavar="STORE|STUDY|TRAINING")
     one.add_argument("-o", "--output", required=True, metavar="FILE", help="report.html to write")
     one.add_argument("--map", choices=["pca", "umap"], default="pca", help="how embeddings are drawn (pca)")
 

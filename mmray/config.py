@@ -124,8 +124,20 @@ def validate(model: type[Model], data: Any, where: str, file: str) -> Model:
     try:
         return model.model_validate(data)
     except ValidationError as error:
-        lines = [_explained(model, problem, where) for problem in error.errors(include_url=False)]
+        problems = error.errors(include_url=False)
+        places = [problem["loc"] for problem in problems]
+        # Entries that are wrong are not counted: a list of them would be told to be too short as well.
+        told = [
+            problem
+            for problem in problems
+            if problem["type"] != "too_short" or not any(_below(problem["loc"], place) for place in places)
+        ]
+        lines = [_explained(model, problem, where) for problem in told]
         raise ConfigError(f"{file}: " + f"\n{file}: ".join(lines)) from None
+
+
+def _below(upper: tuple[Any, ...], place: tuple[Any, ...]) -> bool:
+    return len(place) > len(upper) and place[: len(upper)] == upper
 
 
 def _explained(model: type[BaseModel], problem: Any, where: str) -> str:

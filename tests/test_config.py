@@ -6,6 +6,7 @@ import pytest
 
 from mmray.config import load_extract
 from mmray.errors import ConfigError
+from mmray.fusion.training import load_train
 
 GOOD = """
 manifest: m.parquet
@@ -93,3 +94,11 @@ def test_what_is_no_mapping_is_told(file: Path, text: str) -> None:
 def test_a_missing_file_is_told_with_its_neighbours(file: Path) -> None:
     with pytest.raises(ConfigError, match=r"no such file.*run\.yaml"):
         load_extract(str(file.with_name("rum.yaml")))
+
+
+def test_entries_that_are_wrong_are_told_once(file: Path) -> None:
+    path = file.with_name("train.yaml")
+    path.write_text("store: s/\nout: o/\ninputs: [{extractor: clip, widnows: 3}]\nnetworks: [{inputs: clip}]\n")
+    with pytest.raises(ConfigError) as caught:
+        load_train(str(path))
+    assert str(caught.value).splitlines() == [f"{path}: unknown key 'inputs[0].widnows'; did you mean 'windows'?"]

@@ -1,5 +1,6 @@
-"""``mmray report``: one HTML file of a store or of a study, that asks no network."""
+"""``mmray report``: one HTML file of a store, a study or a training, that asks no network."""
 
+import json
 import time
 from collections.abc import Callable
 from typing import Any
@@ -66,9 +67,19 @@ def _of_crossmodal(folder: str, output: str, kind: Projection) -> Made:  # noqa:
     }
 
 
-# What `mmray train` and `mmray evaluate` leave goes here: "evaluation.json": ("training", ...).
+def _of_training(folder: str, output: str, kind: Projection) -> Made:  # noqa: ARG001 -- it draws no map
+    """Return the page that the evaluation made: the examples on it need the trained networks' own inputs."""
+    if not storage.exists(storage.join(folder, "evaluation.json")):
+        raise ConfigError(f"{folder}: was trained, not evaluated: `mmray evaluate CONFIG` first")
+    about = json.loads(storage.read_bytes(storage.join(folder, "evaluation.json")))
+    page = storage.read_bytes(storage.join(folder, "evaluation.html")).decode()
+    return page, {"samples": about["examples"], "maps": 0, "thumbnails": 0, "notes": about["notes"]}
+
+
 KINDS: dict[str, tuple[str, Callable[[str, str, Projection], Made]]] = {
     "study.json": ("study", _of_study),
     "results.json": ("cross-modal study", _of_crossmodal),
+    "evaluation.json": ("evaluation", _of_training),
+    "train.json": ("training", _of_training),
     "store.json": ("store", _of_store),
 }

@@ -135,13 +135,23 @@ def test_an_evaluation_gives_figures_and_answers(trained: Trained) -> None:
     assert answers.filter(network="sound", condition="clean")["sample_id_sound"].n_unique() == 120
 
 
-def test_an_evaluation_is_a_page(trained: Trained) -> None:
+def test_an_evaluation_is_a_page_and_a_report(
+    trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     page = (trained[0].parent / "out" / "evaluation.html").read_text()
     assert "<i>x" not in page
     assert "&lt;i&gt;x0" in page
     for words in ("spëaker 3", "noise in sound", "reliability of late", "validation loss", "gated, noise in image"):
         assert words in page
     assert page.count("data:image/png") == 4  # spectrograms and pictures, clean and noisy
+    out = trained[0].parent / "out"
+    assert cli.main(["report", str(out), "-o", str(tmp_path / "report.html"), "--json"]) == 0
+    assert (tmp_path / "report.html").read_text() == page
+    assert json.loads(capsys.readouterr().out)["of"] == "evaluation"
+    fresh = tmp_path / "fresh"
+    fresh.mkdir()
+    (fresh / "train.json").write_text("{}")
+    assert cli.main(["report", str(fresh), "-o", str(tmp_path / "none.html")]) == 2
 
 
 def test_what_was_asked_is_not_asked_again(

@@ -1,0 +1,1 @@
+"""Pictures, sounds, pictures that sound, captions: made by published checkpoints."""
