@@ -41,6 +41,9 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("folder", metavar="DIR")
     one.add_argument("--seed", type=int, default=0)
 
+    one = verb("init", _init, "a first configuration, with comments, for what is in a folder")
+    one.add_argument("folder", metavar="DIR", nargs="?", default=".", help="where mmray.yaml is written (here)")
+
     one = verb("manifest", _manifest, "scan folders, globs, URLs, CSV, JSONL and Parquet lists into a manifest")
     one.add_argument("sources", metavar="SOURCE", nargs="+")
     one.add_argument("-o", "--output", required=True, metavar="FILE", help="manifest.parquet to write")
@@ -160,6 +163,12 @@ def _demo_corpus(arguments: argparse.Namespace) -> tuple[int, dict[str, Any]]:
     corpus = demo.make_corpus(Path(arguments.folder), arguments.seed)
     about = {"folder": str(corpus.folder), "clips": len(corpus.clips), "descriptions": str(corpus.descriptions)}
     return DONE, about | {"seed": arguments.seed, "made": corpus.made}
+
+
+def _init(arguments: argparse.Namespace) -> tuple[int, dict[str, Any]]:
+    from mmray.pipelines import first
+
+    return DONE, first.run(arguments.folder)
 
 
 def _manifest(arguments: argparse.Namespace) -> tuple[int, dict[str, Any]]:

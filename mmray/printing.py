@@ -16,6 +16,7 @@ def text(verb: str, result: dict[str, Any]) -> str:
         "verify": _verify,
         "models": _models,
         "doctor": _doctor,
+        "init": _init,
         "manifest": _manifest,
         "export": _export,
         "import": _import,
@@ -154,6 +155,12 @@ def _doctor(result: dict[str, Any]) -> str:
 
 def _with(what: str, mend: str) -> str:
     return f"{what} -> {mend}" if what and mend else what or mend
+
+
+def _init(result: dict[str, Any]) -> str:
+    found = ", ".join(f"{count} {kind}" for kind, count in result["found"].items())
+    waiting = f"; {', '.join(result['waiting'])} wait for weights" if result["waiting"] else ""
+    return f"{result['config']}: a first configuration for {found}{waiting}\nthe next commands stand in its first lines"
 
 
 def _manifest(result: dict[str, Any]) -> str:

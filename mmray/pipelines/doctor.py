@@ -31,6 +31,12 @@ def run(file: str | None = None) -> dict[str, Any]:
     return {"ok": not wrong, "checks": checks, "extractors": rows}
 
 
+def mend(name: str) -> str:
+    """Return what brings an extractor with its defaults to work on this machine; nothing where it does."""
+    row = _default(name, set(), True)
+    return "" if row["runs"] else str(row["mend"])
+
+
 def _configured(file: str) -> dict[str, Extractor]:
     entries = config.load_extract(file).extractors
     return {

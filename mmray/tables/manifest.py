@@ -74,7 +74,7 @@ def _source(source: str, label_from_parent: bool, passed_over: dict[str, int]) -
 
 def read(uri: str) -> pa.Table:
     """Read a manifest or list (Parquet, CSV, TSV, JSONL); relative media paths become relative to its folder."""
-    table = checked(_parsed(uri), uri)
+    table = checked(parsed(uri), uri)
     if "uri" not in table.column_names:
         return table
     base = storage.parent(uri) or "."
@@ -83,7 +83,8 @@ def read(uri: str) -> pa.Table:
     return table.set_column(table.column_names.index("uri"), "uri", pa.array(uris, pa.string()))
 
 
-def _parsed(uri: str) -> pa.Table:
+def parsed(uri: str) -> pa.Table:
+    """Read a list (Parquet, CSV, TSV, JSONL) as it stands."""
     try:
         data = storage.read_bytes(uri)
     except FileNotFoundError:
@@ -195,7 +196,7 @@ def labelled(table: pa.Table, column: str) -> pa.Table:
 
 def joined(table: pa.Table, file: str, on: str) -> tuple[pa.Table, int]:
     """Add the columns of a list to a manifest where its column ``on`` names the sample; also count rows left bare."""
-    extra = _parsed(file)
+    extra = parsed(file)
     if on not in extra.column_names:
         raise ConfigError(f"--on {on}: {file} has no such column{nearest(on, extra.column_names)}")
     own = on if on in table.column_names else "sample_id"
