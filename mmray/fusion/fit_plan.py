@@ -24,7 +24,7 @@ def prepare(config: TrainConfig) -> Plan:
 
     Notes count who is left out, and name classes that a part lacks.
     """
-    if config.schedule.batch_size < 2 * config.workers:
+    if any(config.schedule_of(one).batch_size < 2 * config.workers for one in config.networks):
         raise ConfigError(f"schedule.batch_size: {config.workers} workers share a batch; give at least two each")
     found = material.load(config)
     _check_inputs(config, found)
@@ -45,7 +45,7 @@ def enumerate_fits(bench: Bench, labels: str) -> tuple[Fit, ...]:
         keys: dict[str, str] = {}
         for network in bench.config.in_order:
             keys[network.as_] = _key(bench, fold, network, labels, [keys[name] for name in network.start_from])
-            epochs = 0 if network.fusion == "late" else bench.config.schedule.epochs
+            epochs = 0 if network.fusion == "late" else bench.config.schedule_of(network).epochs
             made.append(Fit(fold.number, network.as_, keys[network.as_], epochs))
     return tuple(made)
 
@@ -54,12 +54,12 @@ def _key(bench: Bench, fold: Fold, network: Network, labels: str, starts: list[s
     """Return a key that changes with whatever decides the network's numbers, and with nothing else."""
     config, names = bench.config, bench.config.inputs_of(network)
     inputs = [[*_about(one), bench.modalities[one.as_].identity] for one in config.inputs if one.as_ in names]
-    settings = network.model_dump(mode="json", exclude={"inputs", "start_from"})
+    settings = network.model_dump(mode="json", exclude={"inputs", "start_from", "schedule"})
     # Who else takes part decides who is drawn, where not everybody is drawn once.
-    drawn = config.pair_on or config.schedule.epoch_size
+    drawn = config.pair_on or config.schedule_of(network).epoch_size
     columns = range(len(config.inputs)) if drawn else bench.columns(names)
     members = [_digest(part, columns) for part in (fold.train, fold.validation)]
-    schedule = config.schedule.model_dump(mode="json")
+    schedule = config.schedule_of(network).model_dump(mode="json")
     about = [VERSION, settings, list(names), inputs, labels, list(bench.classes), members, schedule, starts]
     return fingerprint([*about, config.labels.resample, config.pair_on, config.seed, fold.number], 16)
 

@@ -34,7 +34,7 @@ class NetworkFitting:
 
     def __init__(self, bench: Bench, fit: Fit, device: torch.device) -> None:
         self._bench, self._fit, self._device = bench, fit, device
-        self._schedule = bench.config.schedule
+        self._schedule = bench.config.schedule_of(bench.settings(fit))
         self._fold = bench.folds[fit.fold]
         self.network = bench.begun(fit).to(device)
         self._names = self.network.names

@@ -55,23 +55,27 @@ class ImageEncoder(Encoder):
             layers += [nn.ReLU(), nn.MaxPool2d(2)]
         left = (side >> len(settings.filters)) ** 2 * settings.filters[-1]
         layers += [nn.Flatten(), nn.Linear(left, self.width), nn.ReLU(), nn.Dropout(settings.dropout)]
-        self.network, self.pool = nn.Sequential(*layers), AttentionPool(self.width)
+        # Channels last: a third less time on a CPU.
+        self.network = nn.Sequential(*layers)
+        self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.pool = AttentionPool(self.width)
 
     def forward(self, windows: Tensor, there: Tensor) -> Tensor:
         """Encode pictures (batch, windows, side x side x channels) into (batch, width)."""
         side, channels = self.settings.side_px, self.settings.channels
         pictures = windows[there].reshape(-1, side, side, channels).permute(0, 3, 1, 2)
         if self.training:
-            pictures = moved(pictures, self.settings)
+            pictures = moved(pictures, self.settings.turn_deg, self.settings.scale, self.settings.shift_px)
+        pictures = pictures.contiguous(memory_format=torch.channels_last)
         return torch.as_tensor(self.pool(self.network(pictures), there))
 
 
-def moved(pictures: Tensor, settings: ImageCnn) -> Tensor:
+def moved(pictures: Tensor, turn_deg: float, scale: float, shift_px: float) -> Tensor:
     """Turn, scale and shift each picture (n, channels, side, side) at random; what comes in from outside is 0."""
-    turn, scale, across, down = (2 * torch.rand(4, len(pictures), device=pictures.device) - 1).unbind()
-    turn, scale = turn * math.radians(settings.turn_deg), 1 + scale * settings.scale
-    shift = 2 * settings.shift_px / settings.side_px  # grids go from -1 to 1
-    cos, sin = turn.cos() * scale, turn.sin() * scale
+    turns, scales, across, down = (2 * torch.rand(4, len(pictures), device=pictures.device) - 1).unbind()
+    turns, scales = turns * math.radians(turn_deg), 1 + scales * scale
+    shift = 2 * shift_px / pictures.shape[-1]  # grids go from -1 to 1
+    cos, sin = turns.cos() * scales, turns.sin() * scales
     matrix = torch.stack([cos, -sin, across * shift, sin, cos, down * shift], 1).reshape(-1, 2, 3)
     grid = functional.affine_grid(matrix, list(pictures.shape), align_corners=False)
     return functional.grid_sample(pictures, grid, align_corners=False)

@@ -7,6 +7,7 @@ Source: Park et al. 2019, SpecAugment; Ko et al. 2015, Audio augmentation for sp
 trained here.
 """
 
+import math
 import warnings
 from dataclasses import dataclass
 from typing import Literal, Self
@@ -32,8 +33,10 @@ class SoundCnn(Part):
 
     A spectrogram frame lasts ``frame_s``, the next begins ``step_s`` later; bands are in dB below the loudest of the
     recording, at most ``range_db``. ``filters``: of the convolutions; time and bands halve with each. In training each
-    recording is played faster or slower by up to ``speed`` (a share; pitch and formants move with it), and ``masks``
-    times a stretch of up to ``mask_time`` (a share) of its time and up to ``mask_mels`` bands are hidden.
+    recording is played faster or slower by up to ``speed`` (a share; pitch and formants move with it), its bands are
+    raised and lowered as by another voice and microphone: along a line and along a wave, each of a random height with
+    the deviation ``tilt`` (in deviations of a band); and ``masks`` times a stretch of up to ``mask_time`` (a share) of
+    its time and up to ``mask_mels`` bands are hidden.
     """
 
     name: Literal["sound_cnn"] = "sound_cnn"
@@ -46,6 +49,7 @@ class SoundCnn(Part):
     width: int = Field(128, ge=1)
     dropout: float = Field(0.3, ge=0, lt=1)
     speed: float = Field(0.2, ge=0, lt=1)
+    tilt: float = Field(0.3, ge=0, le=10)
     masks: int = Field(2, ge=0)
     mask_time: float = Field(0.15, ge=0, lt=1)
     mask_mels: int = Field(5, ge=0)
@@ -131,7 +135,7 @@ class SoundEncoder(Encoder):
         rooms = Rooms.of(lengths, self.settings)
         shown = self.standard(self.decibels(waves, rooms))
         if self.training:
-            shown = masked(shown, rooms, self.settings)
+            shown = masked(tilted(shown, rooms, self.settings.tilt), rooms, self.settings)
         real = flat(rooms.real, rooms)
         picture = (shown * real.unsqueeze(1))[None, None].contiguous(memory_format=torch.channels_last)
         for place, layer in enumerate(self.layers):
@@ -183,6 +187,11 @@ def flat(table: Tensor, rooms: Rooms) -> Tensor:
     return torch.cat([line, line.new_zeros(-len(line) % ROUND, *line.shape[1:])])
 
 
+def owners(rooms: Rooms, frames: int) -> Tensor:
+    """Return which recording each frame of the spectrogram belongs to: (frames,), 0 at its end."""
+    return functional.pad(rooms.room.nonzero()[:, 0], (0, frames - int(rooms.room.sum())))
+
+
 def joined(windows: Tensor, there: Tensor) -> tuple[Tensor, Tensor]:
     """Join the windows that are there: waveforms (batch, samples), and lengths without the zeros at the end, >= 1."""
     waves = windows.masked_fill(~there.unsqueeze(2), 0).flatten(1)
@@ -202,11 +211,19 @@ def played(waves: Tensor, lengths: Tensor, speed: float) -> tuple[Tensor, Tensor
     return between, lengths
 
 
+def tilted(shown: Tensor, rooms: Rooms, tilt: float) -> Tensor:
+    """Raise and lower the bands of each recording: a line from below to above, and one swing of a cosine."""
+    line = torch.linspace(-1, 1, shown.shape[1], device=shown.device)
+    forms = torch.stack([line, -(math.pi * line).cos()])
+    heights = tilt * torch.randn(len(rooms.counts), len(forms), device=shown.device)
+    return shown + (heights @ forms)[owners(rooms, len(shown))]
+
+
 def masked(shown: Tensor, rooms: Rooms, settings: SoundCnn) -> Tensor:
     """Hide stretches of time and bands of each recording in the standardised spectrogram: they become 0."""
     frames = torch.arange(rooms.room.shape[1], device=shown.device)
     bands = torch.arange(settings.n_mels, device=shown.device)
-    owner = functional.pad(rooms.room.nonzero()[:, 0], (0, len(shown) - int(rooms.room.sum())))
+    owner = owners(rooms, len(shown))
     for _ in range(settings.masks):
         time = stretch(frames, settings.mask_time * rooms.counts, rooms.counts)
         mels = stretch(bands, torch.full_like(rooms.counts, settings.mask_mels), settings.n_mels)

@@ -51,45 +51,6 @@ class Input(Part):
         return self
 
 
-class Network(Part):
-    """A network over some of the inputs.
-
-    ``fusion``: ``single`` (one input); ``early`` joins what the encoders give and goes on in one network;
-    ``intermediate`` first brings each modality down to ``width`` in a branch of its own; ``gated`` weighs the branches
-    per sample; ``attention`` lets them look at each other; ``late`` multiplies the calibrated probabilities of the
-    single networks that ``start_from`` names, and trains nothing else.
-
-    ``start_from``: single networks of this run whose encoders (late: all of them) it begins with. ``hidden``: the
-    layers between branches and classes. ``modality_dropout``: how often in training a sample loses an input.
-    """
-
-    as_: str = Field("", alias="as")
-    inputs: tuple[str, ...] = ()
-    fusion: Join = "single"
-    start_from: tuple[str, ...] = ()
-    width: int = Field(64, ge=1, le=8192)
-    hidden: tuple[Annotated[int, Field(ge=1, le=65_536)], ...] = (64,)
-    dropout: float = Field(0.1, ge=0, lt=1)
-    modality_dropout: float = Field(0.2, ge=0, lt=1)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _defaults(cls, data: Any) -> Any:
-        if not isinstance(data, dict):
-            return data
-        inputs = [data["inputs"]] if isinstance(data.get("inputs"), str) else data.get("inputs", ())
-        name = data.get("fusion") or ("single" if len(inputs) == 1 else "")
-        named = ("-".join(map(str, inputs)) or "single") if name in ("", "single") else str(name)
-        return {**data, "inputs": inputs, "as": data.get("as", named)}
-
-    @field_validator("as_")
-    @classmethod
-    def _plain(cls, value: str) -> str:
-        if not re.fullmatch(r"\w[\w.+-]*", value):
-            raise ValueError("names a folder: is made of letters, digits, - + . and _")
-        return value
-
-
 class Schedule(Part):
     """How each network is trained: AdamW, cosine schedule with warm-up, the best epoch on the validation part kept.
 
@@ -107,6 +68,47 @@ class Schedule(Part):
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     clip: float = Field(5.0, gt=0)
     patience: int = Field(8, ge=1)
+
+
+class Network(Part):
+    """A network over some of the inputs.
+
+    ``fusion``: ``single`` (one input); ``early`` joins what the encoders give and goes on in one network;
+    ``intermediate`` first brings each modality down to ``width`` in a branch of its own; ``gated`` weighs the branches
+    per sample; ``attention`` lets them look at each other; ``late`` multiplies the calibrated probabilities of the
+    single networks that ``start_from`` names, and trains nothing else.
+
+    ``start_from``: single networks of this run whose encoders (late: all of them) it begins with. ``hidden``: the
+    layers between branches and classes. ``modality_dropout``: how often in training a sample loses an input.
+    ``schedule``: where it is trained otherwise than the others; keys that are not given are those of the run.
+    """
+
+    as_: str = Field("", alias="as")
+    inputs: tuple[str, ...] = ()
+    fusion: Join = "single"
+    start_from: tuple[str, ...] = ()
+    width: int = Field(64, ge=1, le=8192)
+    hidden: tuple[Annotated[int, Field(ge=1, le=65_536)], ...] = (64,)
+    dropout: float = Field(0.1, ge=0, lt=1)
+    modality_dropout: float = Field(0.2, ge=0, lt=1)
+    schedule: Schedule | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _defaults(cls, data: Any) -> Any:
+        if not isinstance(data, dict):
+            return data
+        inputs = [data["inputs"]] if isinstance(data.get("inputs"), str) else data.get("inputs", ())
+        name = data.get("fusion") or ("single" if len(inputs) == 1 else "")
+        named = ("-".join(map(str, inputs)) or "single") if name in ("", "single") else str(name)
+        return {**data, "inputs": inputs, "as": data.get("as", named)}
+
+    @field_validator("as_")
+    @classmethod
+    def _plain(cls, value: str) -> str:
+        if not re.fullmatch(r"\w[\w.+-]*", value):
+            raise ValueError("names a folder: is made of letters, digits, - + . and _")
+        return value
 
 
 class Training(SplitRule):
@@ -144,6 +146,16 @@ class TrainConfig(Training):
     pair_on: Literal["label"] | None = None
     test_size: int | None = Field(None, ge=1)
     schedule: Schedule = Schedule()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _schedules(cls, data: Any) -> Any:
+        """Complete the schedules of networks by that of the run."""
+        if not isinstance(data, dict) or not isinstance(whole := data.get("schedule", {}), dict):
+            return data
+        if not isinstance(given := data.get("networks"), list):
+            return data
+        return {**data, "networks": [_completed(one, whole) for one in given]}
 
     @model_validator(mode="after")
     def _names(self) -> Self:
@@ -196,10 +208,20 @@ class TrainConfig(Training):
         """Return the names of the inputs of a network: its own, or all."""
         return network.inputs or tuple(one.as_ for one in self.inputs)
 
+    def schedule_of(self, network: Network) -> Schedule:
+        """Return how a network is trained: its own schedule, or that of the run."""
+        return network.schedule or self.schedule
+
     @property
     def in_order(self) -> tuple[Network, ...]:
         """Return the networks so that each comes after those it starts from."""
         return tuple(sorted(self.networks, key=lambda network: network.fusion != "single"))
+
+
+def _completed(network: Any, schedule: dict[str, Any]) -> Any:
+    if not isinstance(network, dict) or not isinstance(own := network.get("schedule"), dict):
+        return network
+    return {**network, "schedule": {**schedule, **own}}
 
 
 def _alike(one: Network, other: Network) -> bool:

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from mmray.errors import ConfigError
 from mmray.fusion import encoders
-from mmray.fusion.encoders import Encoder, EncoderSettings, ImageCnn, Mlp, SoundCnn
-from mmray.fusion.sound_cnn import joined, played
+from mmray.fusion.encoders import Encoder, EncoderSettings, FilmCnn, ImageCnn, Mlp, SoundCnn
+from mmray.fusion.sound_cnn import Rooms, joined, played, tilted
 
 SIDE, SECOND = 12, 8000
 
@@ -44,6 +44,7 @@ CASES = [
     pytest.param(Mlp(hidden=(32, 16)), vectors(6, 4, 20), id="mlp"),
     pytest.param(ImageCnn(side_px=SIDE, filters=(4, 8), width=16), vectors(6, 4, SIDE * SIDE), id="grey"),
     pytest.param(ImageCnn(side_px=SIDE, channels=3, filters=(4,), width=16), vectors(6, 4, 3 * SIDE**2), id="colour"),
+    pytest.param(FilmCnn(side_px=SIDE, filters=(4, 8), width=16), vectors(6, 4, SIDE * SIDE), id="film"),
     pytest.param(SoundCnn(filters=(4, 8), width=16), sounds(), id="sound"),
 ]
 each = pytest.mark.parametrize(("settings", "windows"), CASES)
@@ -152,6 +153,24 @@ def test_playing_faster_shortens_a_sound_and_raises_its_pitch() -> None:
         assert abs(crossings[0] - crossings[1]) <= 2  # as many swings in another time
         assert 1 / 1.31 < new / old < 1 / 0.69
     assert len(set((ends / lengths).tolist())) == len(ends)
+
+
+def test_each_recording_is_tilted_as_a_whole_and_by_itself() -> None:
+    settings = SoundCnn()
+    rooms = Rooms.of(joined(sounds(), known(sounds()))[1], settings)
+    frames = int(rooms.room.sum())
+    shown = torch.zeros(frames + 5, settings.n_mels)
+    torch.manual_seed(0)
+    moved = tilted(shown, rooms, 0.5)
+    owner = rooms.room.nonzero()[:, 0]
+    kinds = torch.stack([moved[:frames][owner == place][0] for place in range(len(rooms.counts))])
+    torch.testing.assert_close(moved[:frames], kinds[owner])  # every frame of a recording alike
+    assert (kinds[1:] - kinds[:-1]).abs().amax(1).min() > 0.05  # no two recordings
+    # A line, odd around the middle band, and a cosine that is lowest at both ends.
+    odd, even = (kinds - kinds.flip(1)) / 2, (kinds + kinds.flip(1)) / 2
+    torch.testing.assert_close(odd, odd[:, -1:] * torch.linspace(-1, 1, settings.n_mels), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(even[:, 0], -even.amax(1).maximum(-even.amin(1)) * even[:, 0].sign() * -1)
+    assert torch.equal(tilted(shown, rooms, 0.0), shown)
 
 
 def test_silence_is_a_sound() -> None:

@@ -279,6 +279,9 @@ def test_a_fit_is_done_again_only_when_its_numbers_would_be_others(tmp_path: Pat
     assert keys(networks=[*networks, ALL[4]]).items() > first.items(), "another network is the only one that is new"
     longer = keys(schedule={"epochs": 9, "batch_size": 16, "learning_rate": 0.01})
     assert not set(longer.values()) & set(first.values())
+    own = keys(networks=[networks[0], {**ALL[1], "schedule": {"epochs": 9}}, networks[2]])
+    assert (own["a"], own["b"] != first["b"], own["early"]) == (first["a"], True, first["early"])
+    assert own["b"] == longer["b"], "other keys are those of the run"
     wider = keys(networks=[{"inputs": "a", "width": 17}, *networks[1:]])
     assert (wider["b"], wider["a"] != first["a"], wider["early"] != first["early"]) == (first["b"], True, True)
     noisy = [fitted.INPUTS[0], {**fitted.INPUTS[1], "noise": NOISY[1]["noise"]}]
