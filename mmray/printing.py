@@ -123,12 +123,12 @@ def _models(result: dict[str, Any]) -> str:
             "yes" if one["present"] else "no",
             f"{max(1, one['size_bytes'] // 10**6)} MB" if one["size_bytes"] else "?",
             one["licence"] + (" (non-commercial)" if one["non_commercial"] else ""),
-            one["extractor"],
+            one["extractor"] or one["generator"],
             one["output"],
         ]
         for one in result["models"]
     ]
-    return table(["model", "here", "size", "licence", "extractor", "a row holds"], rows)
+    return table(["model", "here", "size", "licence", "read by", "gives"], rows)
 
 
 def _doctor(result: dict[str, Any]) -> str:

@@ -4,7 +4,7 @@ Source: Radford et al. 2021. Weights: openai/clip-vit-base-patch32 (512-d, MIT) 
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import numpy as np
 from pydantic import model_validator
@@ -13,9 +13,12 @@ from mmray.extractors.base import ExtractFn, Extractor, Kind, Precision
 from mmray.extractors.pictures import Coloured, Defaults, Preparation, fitted
 from mmray.extractors.texts import embedded, with_text_source
 from mmray.models import hub
-from mmray.models.tokenizer import Tokenizer, by_length
-from mmray.models.vectors import Vectors, unit
+from mmray.models.tokenizer import by_length
+from mmray.models.vectors import Vectors
 from mmray.specs import AnySpec, Frame, FrameSpec, Rows, TextSpec
+
+if TYPE_CHECKING:
+    from mmray.models.clip import Towers
 
 FRAMES = FrameSpec(fps=1, side_px=224, fit="crop", interpolation="bicubic")
 DEFAULTS = Defaults(
@@ -76,45 +79,31 @@ class Clip(Extractor):
 
     def load(self, device: str, path: str | None) -> ExtractFn:
         """Load a CLIPModel folder, offline."""
+        from mmray.models.clip import Towers
+
         assert path is not None
-        hub.config(path, "clip")
-        model = hub.load("CLIPModel", path, self.precision, device)
-        return self._images(model, path) if self.modality == "image" else self._texts(model, path)
+        towers = Towers(path, self.precision, device)
+        return self._images(towers, device, path) if self.modality == "image" else self._texts(towers)
 
-    def _images(self, model: Any, path: str) -> ExtractFn:
-        import torch
-
+    def _images(self, towers: "Towers", device: str, path: str) -> ExtractFn:
         about = hub.config(path, "clip").part("vision_config")
-        prepared = Preparation.read(path, DEFAULTS, about).on(model.device)
+        prepared = Preparation.read(path, DEFAULTS, about).on(device)
 
-        @torch.inference_mode()
         def extract(frames: Sequence[Frame]) -> Iterator[Rows]:
             """Frames: uint8 RGB (side_px, side_px, 3); one row each."""
             for start in range(0, len(frames), self.batch_size):
                 batch = frames[start : start + self.batch_size]
-                pixels = prepared(np.stack([frame.image for frame in batch])).to(model.dtype)
-                vectors = unit(_tensor(model.get_image_features(pixel_values=pixels)))
+                vectors = towers.pixels(prepared(np.stack([frame.image for frame in batch])))
                 for frame, vector in zip(batch, vectors, strict=True):
                     yield Rows([frame.window], [frame.start_s], [frame.end_s], {"embedding": vector[None]})
 
         return extract
 
-    def _texts(self, model: Any, path: str) -> ExtractFn:
-        import torch
-
-        tokenizer = Tokenizer(path, model.config.text_config, model.device)
-
-        @torch.inference_mode()
+    def _texts(self, towers: "Towers") -> ExtractFn:
         def embed(pieces: list[str]) -> Vectors:
-            vectors = np.zeros((len(pieces), model.config.projection_dim), np.float32)
+            vectors = np.zeros((len(pieces), towers.dim), np.float32)
             for batch in by_length([len(piece) for piece in pieces], self.batch_size):
-                inputs = tokenizer([pieces[place] for place in batch])
-                vectors[batch] = unit(_tensor(model.get_text_features(**inputs)))
+                vectors[batch] = towers.texts([pieces[place] for place in batch])
             return vectors
 
-        return lambda items: embedded(items, tokenizer.count, tokenizer.limit, embed)
-
-
-def _tensor(features: Any) -> Any:
-    """Return projected features themselves: transformers 5 wraps them, version 4 did not."""
-    return getattr(features, "pooler_output", features)
+        return lambda items: embedded(items, towers.tokenizer.count, towers.tokenizer.limit, embed)

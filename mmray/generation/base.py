@@ -32,18 +32,6 @@ class RequestError(ValueError):
         return f"{self.field}: {self.message}"
 
 
-class RequestError(ValueError):
-    """One request cannot be done as it stands: ``field`` names what to change, ``message`` says why."""
-
-    def __init__(self, field: str, message: str) -> None:
-        super().__init__(field, message)
-        self.field = field
-        self.message = message
-
-    def __str__(self) -> str:
-        return f"{self.field}: {self.message}"
-
-
 class Request(BaseModel):
     """What one result is made of; the seed decides all that is drawn at random."""
 

@@ -16,8 +16,8 @@ HUB_ID = re.compile(rf"(?!.*(?:\.\.|--|\.git$)){_NAME}/{_NAME}", re.ASCII)
 class Model(BaseModel):
     """One entry of ``configs/models.yaml``; ``sha256`` is that of ``file``, None where it is not known.
 
-    ``extractor`` is the one that reads it, ``output`` what a row then holds. A source ``package:NAME/FOLDER`` is a
-    Python package that carries it: one that mmray needs anyway, or its ``extra`` installs.
+    ``extractor`` or ``generator`` is the one that reads it, ``output`` what a row or a result then holds. A source
+    ``package:NAME/FOLDER`` is a Python package that carries it: one that mmray needs anyway, or its ``extra`` installs.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -31,6 +31,7 @@ class Model(BaseModel):
     non_commercial: bool = False
     size_bytes: int | None = Field(None, gt=0)
     extractor: str = ""
+    generator: str = ""
     output: str = ""
     extra: str | None = None
 

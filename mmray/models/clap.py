@@ -5,17 +5,21 @@ and ClapProcessor: see tests/extractors/test_clap.py.
 """
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from safetensors import safe_open
 
-from mmray.models import hub
+from mmray.errors import ConfigError
+from mmray.models import hub, safetensors_file
 from mmray.models.tokenizer import Tokenizer
 from mmray.models.torch_setup import ensure_torchaudio
 from mmray.models.vectors import Vectors, unit
 
+SCALE = "logit_scale_a"
 # Tables that the class makes itself; conversions of checkpoints drop them.
 TABLES = ("text_model.embeddings.position_ids", "text_model.embeddings.token_type_ids")
 
@@ -46,6 +50,17 @@ class SoundTower:
         inputs = features.to(self._model.device, self._model.dtype)
         return unit(self._model(input_features=inputs, is_longer=longer.to(inputs.device)).audio_embeds)
 
+    def whole(self, sound: npt.NDArray[np.float32], rate_hz: int) -> Vectors:
+        """Return the vector (dim,) of a sound (samples,) of any length and rate: the mean over its clips of 10 s."""
+        from torchaudio.functional import resample
+
+        own_hz = self._spectrogram.sampling_rate
+        samples = resample(torch.from_numpy(sound), rate_hz, own_hz).numpy()
+        clips = [samples[start : start + self._longest] for start in range(0, samples.size, self._longest)]
+        vectors = np.concatenate([self([clip]) for clip in clips])
+        mean: Vectors = unit(torch.from_numpy(vectors.mean(0, keepdims=True)))[0]
+        return mean
+
 
 class TextTower:
     """Texts of at most ``tokenizer.limit`` tokens to vectors (n, ``dim``)."""
@@ -65,3 +80,12 @@ class TextTower:
     def __call__(self, texts: list[str]) -> Vectors:
         """Embed texts as one batch."""
         return unit(self._model(**self.tokenizer(texts)).text_embeds)
+
+
+def scale(path: str) -> float:
+    """Return what the cosines of sounds with texts are multiplied with before a softmax."""
+    for file in sorted(Path(path).glob("*.safetensors")):
+        if SCALE in safetensors_file.header(file):
+            with safe_open(file, "pt") as tensors:
+                return float(tensors.get_tensor(SCALE).exp())
+    raise ConfigError(f"{path}: {SCALE} is missing, without which cosines cannot be weighed")

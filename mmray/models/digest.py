@@ -16,6 +16,8 @@ READ = frozenset(
     {".safetensors", ".json", ".txt", ".model"}
 )  # what loading a folder reads; not README, pickles, ONNX exports
 CTRANSLATE2 = "model.bin"  # tensors in CTranslate2's own format; pickles of the hub are called pytorch_model.bin
+VOCODER = "vocoder.pt"  # the one pickle that is read, as inert data: Auffusion's vocoder was published as nothing else
+NAMED = frozenset({CTRANSLATE2, VOCODER})
 EXPORTS = {"onnx", "openvino"}
 
 
@@ -54,7 +56,7 @@ def contents(path: Path) -> str:
 
 def folder_files(folder: Path) -> list[Path]:
     """List the files of a model folder that loading reads."""
-    found = (path for path in folder.rglob("*") if (path.suffix in READ or path.name == CTRANSLATE2) and path.is_file())
+    found = (path for path in folder.rglob("*") if (path.suffix in READ or path.name in NAMED) and path.is_file())
     return [path for path in found if not _ignored(path.relative_to(folder))]
 
 

@@ -79,10 +79,13 @@ def read_json(file: Path) -> Settings:
     return Settings(found, str(file))
 
 
-def load(name: str, path: str, precision: str, device: str, unread: tuple[str, ...] = (), **settings: Any) -> Any:
+def load(
+    name: str | type, path: str, precision: str, device: str, unread: tuple[str, ...] = (), **settings: Any
+) -> Any:
     """Load a model from a folder, offline, to a device, in evaluation mode.
 
-    ``name``: of a class of transformers with ``from_pretrained`` (CLIPModel, AutoModel ...); ``settings`` go to it.
+    ``name``: of a class of transformers with ``from_pretrained`` (CLIPModel, AutoModel ...), or of diffusers, for a
+    folder that holds one network (``unet``, ``vae``), or such a class itself; ``settings`` go to it.
     ``unread``: beginnings of the names of tensors that may be missing, because nothing reads what they give.
     ConfigError, naming folder and tensor, where the checkpoint lacks a tensor, has one of another shape, or cannot be
     read.
@@ -93,9 +96,10 @@ def load(name: str, path: str, precision: str, device: str, unread: tuple[str, .
     ensure_torchaudio()
     import transformers
 
+    kind: Any = _class(transformers, name) if isinstance(name, str) else name
     try:
         with quiet(warnings=False):
-            model, about = getattr(transformers, name).from_pretrained(
+            model, about = kind.from_pretrained(
                 path,
                 dtype=getattr(torch, precision),
                 local_files_only=True,
@@ -105,9 +109,20 @@ def load(name: str, path: str, precision: str, device: str, unread: tuple[str, .
                 **settings,
             )
     except (OSError, ValueError, RuntimeError, KeyError, AttributeError, TypeError, SafetensorError) as error:
-        raise ConfigError(f"{path}: cannot be loaded as {name}: {' '.join(str(error).split())[:500]}") from error
+        raise ConfigError(
+            f"{path}: cannot be loaded as {kind.__name__}: {' '.join(str(error).split())[:500]}"
+        ) from error
     if wrong := sorted(map(str, about["mismatched_keys"])):
-        raise ConfigError(f"{path}: {len(wrong)} tensor(s) have another shape than {name} wants: {wrong[0]}")
+        raise ConfigError(f"{path}: {len(wrong)} tensor(s) have another shape than {kind.__name__} wants: {wrong[0]}")
     if missing := sorted(tensor for tensor in about["missing_keys"] if not tensor.startswith(unread)):
         raise ConfigError(f"{path}: {len(missing)} tensor(s) of {type(model).__name__} are missing: {missing[0]} first")
     return model.to(device).eval()
+
+
+def _class(transformers: Any, name: str) -> Any:
+    """Return a class of transformers or, of those names that it does not have, of diffusers."""
+    if hasattr(transformers, name):
+        return getattr(transformers, name)
+    import diffusers
+
+    return getattr(diffusers, name)

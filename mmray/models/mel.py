@@ -39,12 +39,20 @@ def hertz_to_mel(hertz: npt.ArrayLike) -> npt.NDArray[np.float64]:
     return 1127.0 * np.log1p(np.asarray(hertz, np.float64) / 700.0)
 
 
+def triangles(bins: npt.NDArray[np.float64], edges: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Return triangles with peak 1, each from one edge over the next to the one after: (bins, edges - 2).
+
+    ``bins`` (n, 1) and ``edges`` (m,): on one scale, along which they are linear.
+    """
+    low, peak, high = edges[:-2], edges[1:-1], edges[2:]
+    return np.maximum(0.0, np.minimum((bins - low) / (peak - low), (high - bins) / (high - peak)))
+
+
 def mel_matrix(settings: MelSettings) -> npt.NDArray[np.float64]:
     """Return the triangles, linear in mel with peak 1, that turn magnitudes into bands: (fft / 2 + 1, bands)."""
     bins = hertz_to_mel(np.linspace(0.0, settings.rate_hz / 2, settings.fft // 2 + 1))[:, None]
     edges = np.linspace(hertz_to_mel(settings.low_hz), hertz_to_mel(settings.high_hz), settings.bands + 2)
-    low, peak, high = edges[:-2], edges[1:-1], edges[2:]
-    matrix = np.maximum(0.0, np.minimum((bins - low) / (peak - low), (high - bins) / (high - peak)))
+    matrix = triangles(bins, edges)
     matrix[0] = 0.0  # no mean in any band
     return matrix
 

@@ -25,6 +25,7 @@ Array = npt.NDArray[Any]
 PICKLE_BYTES = 50_000_000  # YOLOv7's has 0.2 MB: names and shapes, no numbers
 MODULES = 20_000  # YOLOv7 has 600
 DEPTH, DIMENSIONS = 32, 8
+NETWORKS = ("ema", "model", "state_dict", "generator")  # under which key a file keeps its network, the first that is
 NUMBERS = 2**40  # a shape of more is none, even where one of its lengths is 0
 BROKEN = (zipfile.BadZipFile, EOFError, LookupError, NotImplementedError, RuntimeError, ValueError, struct.error)
 
@@ -89,7 +90,7 @@ class Pickled:
             if f"{self._folder}byteorder" in file.namelist() and self._bytes(file, "byteorder") != b"little":
                 raise ConfigError(f"{path}: was written on a big-endian machine; save it again on another")
             root = self._root(self._bytes(file, "data.pkl", PICKLE_BYTES))
-            chosen = next((root[key] for key in ("ema", "model", "state_dict") if root.get(key) is not None), root)
+            chosen = next((root[key] for key in NETWORKS if root.get(key) is not None), root)
             self.about: dict[Any, Any] = chosen.state if isinstance(chosen, Inert) else {}
             self._places = {name: self._place(file, name, tensor) for name, tensor in self._walk(chosen)}
             claimed = sum(entry.file_size for entry in file.infolist())

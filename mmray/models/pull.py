@@ -18,7 +18,16 @@ from mmray.models import catalogue, digest, weights
 from mmray.models.catalogue import Model
 
 PATTERNS = ["*.safetensors", "*.json", "*.txt", "*.model"]
-UNWANTED = ["onnx/*", "openvino/*", "*/onnx/*", "*/openvino/*", "*.fp32*"]  # fp32: large Whisper's second copy
+# Second copies: of large Whisper in float32, of pipelines of diffusers in float16 and from before the last average.
+UNWANTED = [
+    "onnx/*",
+    "openvino/*",
+    "*/onnx/*",
+    "*/openvino/*",
+    "*.fp32*",
+    "*.fp16.safetensors",
+    "*.non_ema.safetensors",
+]
 CONVERTER, CONVERSION = "SFconvertbot", "Adding `safetensors` variant of this model"
 LIMIT_BYTES = 20 * 2**30  # for a download whose size the catalogue does not know
 BLOCK_BYTES = 2**20
@@ -51,9 +60,10 @@ def verify() -> list[tuple[str, bool, str]]:
 
 def listing() -> list[dict[str, Any]]:
     """Return one row per model of the catalogue, as ``mmray models list --json`` prints it."""
-    columns = ("name", "extractor", "output", "source", "revision", "sha256", "licence", "non_commercial", "size_bytes")
+    columns = ("name", "extractor", "generator", "output", "source", "revision", "sha256", "licence", "non_commercial")
     return [
-        {column: getattr(model, column) for column in columns} | {"present": weights.locate(model.name) is not None}
+        {column: getattr(model, column) for column in (*columns, "size_bytes")}
+        | {"present": weights.locate(model.name) is not None}
         for model in catalogue.models()
     ]
 
@@ -110,6 +120,8 @@ def _from_hub(model: Model, folder: Path) -> None:
 
     def download(revision: str | None) -> bool:
         wanted = [*PATTERNS, model.file]
+        if "/" in model.file:  # of a folder of folders, beside which lies the same as one file
+            wanted[0] = "*/*.safetensors"
         snapshot_download(
             model.source, revision=revision, local_dir=folder, allow_patterns=wanted, ignore_patterns=UNWANTED
         )

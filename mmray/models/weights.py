@@ -16,6 +16,8 @@ from mmray.models import catalogue, digest, safetensors_file
 from mmray.models.catalogue import Model
 
 FILES = frozenset({".h5", ".hdf5", ".onnx", ".safetensors"})
+# What lies in a folder that is loaded as a whole: of transformers, sentence-transformers, diffusers.
+WHOLE = ("config.json", "modules.json", "model_index.json")
 PICKLES = {".bin", ".pt", ".pth", ".ckpt", ".pkl"}
 
 
@@ -153,7 +155,7 @@ def _usable(path: Path, formats: frozenset[str]) -> Path:
         _check_suffix(str(path), formats)
         return path
     files = [file for file in path.iterdir() if file.suffix in formats]
-    if len(files) == 1 and not (path / "config.json").exists() and not (path / "modules.json").exists():
+    if len(files) == 1 and not any((path / name).exists() for name in WHOLE):
         return files[0]
     if any(file.suffix == ".safetensors" or _ctranslate2(file) for file in digest.folder_files(path)):
         return path

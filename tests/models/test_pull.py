@@ -11,6 +11,7 @@ from typing import ClassVar
 import fsspec
 import numpy as np
 import pytest
+from huggingface_hub.utils import filter_repo_objects
 from safetensors.numpy import save
 
 from mmray.errors import ConfigError, MmrayError
@@ -179,6 +180,27 @@ def test_the_hub_gives_the_pinned_revision_without_pickles(catalogued, monkeypat
     found = weights.resolve("some/net").path
     assert sorted(path.name for path in found.iterdir()) == ["config.json", "model.safetensors"]
     assert pull.verify() == [("net", True, "here; no sha256 is known for it")]
+
+
+def test_of_a_pipeline_only_what_loading_reads_is_fetched(catalogued, monkeypatch):
+    """The hub's folders of diffusers hold all weights several times over."""
+    offered = [
+        "model_index.json", "tokenizer/merges.txt", "unet/config.json", "unet/diffusion_pytorch_model.safetensors",
+        "unet/diffusion_pytorch_model.fp16.safetensors", "unet/diffusion_pytorch_model.non_ema.safetensors",
+        "unet/diffusion_pytorch_model.bin", "text_encoder/model.safetensors", "v1-5-pruned.safetensors",
+    ]  # fmt: skip
+
+    def snapshot(source, revision, local_dir, allow_patterns, ignore_patterns):
+        for name in filter_repo_objects(offered, allow_patterns=allow_patterns, ignore_patterns=ignore_patterns):
+            (local_dir / name).parent.mkdir(exist_ok=True)
+            (local_dir / name).write_bytes(TENSORS if name.endswith(".safetensors") else b"{}")
+
+    catalogued(source="some/net", revision="a" * 40, sha256=None, file="unet/diffusion_pytorch_model.safetensors")
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot)
+    (place,) = pull.pull(["net"])
+    found = {path.relative_to(place).as_posix() for path in Path(place).rglob("*") if path.is_file()}
+    assert found == {*offered[:4], "text_encoder/model.safetensors"}
+    assert weights.resolve("net").path == Path(place)
 
 
 def test_a_wrong_checksum_from_the_hub_keeps_nothing(catalogued, monkeypatch, tmp_path):

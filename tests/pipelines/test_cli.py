@@ -85,7 +85,7 @@ def test_models_are_listed_with_their_licences(capsys: pytest.CaptureFixture[str
     models = {one["name"]: one for one in json.loads(capsys.readouterr().out)["models"]}
     assert models["yamnet"]["licence"] == "Apache-2.0"
     keys = {"name", "source", "revision", "sha256", "licence", "non_commercial", "size_bytes", "present"}
-    assert set(models["yamnet"]) == keys | {"extractor", "output"}
+    assert set(models["yamnet"]) == keys | {"extractor", "generator", "output"}
     assert cli.main(["models", "list"]) == 0
     assert max(map(len, capsys.readouterr().out.splitlines())) <= 180
     assert cli.main(["models", "make-tiny", str(tmp_path / "tiny")]) == 0

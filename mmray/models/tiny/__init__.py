@@ -14,10 +14,29 @@ import torch
 from mmray.config import nearest
 from mmray.errors import ConfigError
 from mmray.models import digest
-from mmray.models.tiny import clap, detectors, pictures, sounds, speech, texts, transnetv2, vggish, video, yolov7
+from mmray.models.tiny import (
+    audioldm,
+    auffusion,
+    captions,
+    clap,
+    detectors,
+    diffusion,
+    pictures,
+    sounds,
+    speech,
+    texts,
+    transnetv2,
+    vggish,
+    video,
+    yolov7,
+)
 
 # One folder each. A maker gets the folder, and numpy's random numbers; torch's are seeded.
 MAKERS: dict[str, Callable[[Path, np.random.RandomState], None]] = {
+    "audioldm": audioldm.make_audioldm,
+    "audioldm2": audioldm.make_audioldm2,
+    "auffusion": auffusion.make_auffusion,
+    "blip": captions.make_blip,
     "clap": clap.make_clap,
     "clap_fused": clap.make_clap_fused,
     "clip": pictures.make_clip,
@@ -26,6 +45,8 @@ MAKERS: dict[str, Callable[[Path, np.random.RandomState], None]] = {
     "rtdetr": detectors.make_rtdetr,
     "sbert": texts.make_sbert,
     "silero_vad": speech.make_gate,
+    "stable_diffusion": diffusion.make_stable_diffusion,
+    "stable_diffusion_xl": diffusion.make_stable_diffusion_xl,
     "summary": texts.make_summary,
     "transnetv2": transnetv2.make_transnetv2,
     "vggish": vggish.make_vggish,

@@ -8,6 +8,17 @@ import numpy as np
 from mmray.models.tiny.parts import SIZE, write_json
 from mmray.models.torch_setup import ensure_torchaudio, quiet
 
+FRONT_END: dict[str, Any] = {
+    "feature_size": 64,
+    "sampling_rate": 48_000,
+    "fft_window_size": 1024,
+    "hop_length": 480,
+    "frequency_min": 50,
+    "frequency_max": 14_000,
+    "max_length_s": 10,
+    "padding": "repeatpad",
+}
+
 
 def make_clap(target: Path, random: np.random.RandomState) -> None:
     """Write a folder as laion/clap-htsat-unfused has it on the hub."""
@@ -21,15 +32,21 @@ def make_clap_fused(target: Path, random: np.random.RandomState) -> None:
     _write(target, {"enable_fusion": True, "fusion_type": "aff_2d"}, "fusion")
 
 
-def _write(target: Path, fusion: dict[str, Any], truncation: str) -> None:
-    ensure_torchaudio()
+def words() -> Any:
+    """Return a tokenizer of single bytes, 64 of them."""
     from tokenizers.pre_tokenizers import ByteLevel
-    from transformers import ClapConfig, ClapModel, RobertaTokenizer
+    from transformers import RobertaTokenizer
 
     words = ["<s>", "<pad>", "</s>", "<unk>", *sorted(ByteLevel.alphabet()), "<mask>"]
     vocabulary = {word: place for place, word in enumerate(words)}
-    RobertaTokenizer(vocab=vocabulary, merges=[], model_max_length=64).save_pretrained(target)
-    text = {**SIZE, "vocab_size": len(words), "max_position_embeddings": 66}
+    return RobertaTokenizer(vocab=vocabulary, merges=[], model_max_length=64)
+
+
+def config(fusion: dict[str, Any]) -> Any:
+    """Return the configuration of both towers."""
+    from transformers import ClapConfig
+
+    text = {**SIZE, "vocab_size": 261, "max_position_embeddings": 66}
     # 256 x 256 for 1024 frames of 64 bands, as the published networks have it: the library takes nothing smaller.
     sound = {
         "patch_embeds_hidden_size": 8,
@@ -38,23 +55,19 @@ def _write(target: Path, fusion: dict[str, Any], truncation: str) -> None:
         "num_attention_heads": [2, 2],
         **fusion,
     }
-    model: Any = ClapModel(ClapConfig(text_config=text, audio_config=sound, projection_dim=24))
+    return ClapConfig(text_config=text, audio_config=sound, projection_dim=24)
+
+
+def _write(target: Path, fusion: dict[str, Any], truncation: str) -> None:
+    ensure_torchaudio()
+    from transformers import ClapModel
+
+    words().save_pretrained(target)
+    model: Any = ClapModel(config(fusion))
     normalisation = model.audio_model.audio_encoder.batch_norm
     normalisation.running_mean.fill_(-40.0)  # dB
     normalisation.running_var.fill_(400.0)
     with quiet():
         model.save_pretrained(target)
-    front_end = {
-        "feature_extractor_type": "ClapFeatureExtractor",
-        "processor_class": "ClapProcessor",
-        "feature_size": 64,
-        "sampling_rate": 48_000,
-        "fft_window_size": 1024,
-        "hop_length": 480,
-        "frequency_min": 50,
-        "frequency_max": 14_000,
-        "max_length_s": 10,
-        "padding": "repeatpad",
-        "truncation": truncation,
-    }
-    write_json(target / "preprocessor_config.json", front_end)
+    kind = {"feature_extractor_type": "ClapFeatureExtractor", "processor_class": "ClapProcessor"}
+    write_json(target / "preprocessor_config.json", {**kind, **FRONT_END, "truncation": truncation})
