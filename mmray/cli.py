@@ -110,6 +110,17 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("--map", metavar="DIR", help="search through a trained map: OUT/maps/NAME of a cross-modal study")
     one.add_argument("--html", metavar="FILE", help="also write a page with thumbnails and players")
 
+    one = verb("generate", _generate, "pictures, sounds, pictures that sound, for a list of prompts; resumes")
+    _config_arguments(one)
+    one.add_argument("--limit", type=_positive, metavar="N", help="only the first N results")
+    one.add_argument("--files", metavar="DIR", help="also write DIR/SAMPLE.png and .wav")
+
+    one = verb("serve", _serve, "the endpoint: generation, embeddings, search and more over HTTP, and its page")
+    one.add_argument("config", metavar="CONFIG")
+    one.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", dest="settings", help="any key: a.b=VALUE"
+    )
+
     one = verb("report", _report, "one HTML file of a store, a study or a training; it asks no network")
     one.add_argument("folder", metavar="STORE|STUDY|TRAINING")
     one.add_argument("-o", "--output", required=True, metavar="FILE", help="report.html to write")
@@ -204,9 +215,14 @@ def _plan(arguments: argparse.Namespace) -> tuple[int, dict[str, Any]]:
 def _extract(arguments: argparse.Namespace) -> tuple[int, dict[str, Any]]:
     config = _config(arguments)
     from mmray.pipelines import extract
+
+    return _judged(extract.run(config, arguments.config, arguments.limit), config)
+
+
+def _judged(account: dict[str, Any], config: Any) -> tuple[int, dict[str, Any]]:
+    """Return the exit code of an account, with it."""
     from mmray.tables.ledger import error_rate
 
-    account = extract.run(config, arguments.config, arguments.limit)
     if not account["adds_up"]:
         log.error("the account does not add up: this is a bug; `mmray verify %s` says more", config.store)
         return BROKEN, account
@@ -308,6 +324,24 @@ def _search(arguments: argparse.Namespace) -> tuple[int, dict[str, Any]]:
         through=arguments.map,
     )
     return DONE, search.run(arguments.store, question, arguments.html)
+
+
+def _generate(arguments: argparse.Namespace) -> tuple[int, dict[str, Any]]:
+    from mmray.pipelines.prompts import load_generate
+
+    config = load_generate(arguments.config, arguments.settings, arguments.store, arguments.manifest)
+    from mmray.pipelines import generate
+
+    return _judged(generate.run(config, arguments.config, arguments.limit, arguments.files), config)
+
+
+def _serve(arguments: argparse.Namespace) -> tuple[int, dict[str, Any]]:
+    from mmray.pipelines.serving.settings import load_serve
+
+    config = load_serve(arguments.config, arguments.settings)
+    from mmray.pipelines import serve
+
+    return DONE, serve.run(config, arguments.config)
 
 
 def _report(arguments: argparse.Namespace) -> tuple[int, dict[str, Any]]:

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from mmray.errors import ConfigError, SampleError
 from mmray.extractors import registry
-from mmray.extractors.base import Extractor, Kind
+from mmray.extractors.base import ExtractFn, Extractor, Kind
 from mmray.media.probe import probe
 from mmray.pipelines.batch import Batch
 from mmray.pipelines.feed import Feed, Segment
@@ -25,6 +25,7 @@ log = logging.getLogger(__name__)
 Means = Literal["text", "image", "audio", "sample"]
 MEANS: tuple[Means, ...] = get_args(Means)
 SPACES = frozenset({Kind.EMBEDDING, Kind.TOKENS, Kind.TAGS})  # the kinds of rows with an embedding
+_LOADED: dict[tuple[str, str], ExtractFn] = {}
 SPECS = {"text": TextSpec, "image": FrameSpec, "audio": AudioSpec}
 
 
@@ -51,12 +52,12 @@ def embedded(about: Mapping[str, Any], means: Means, value: str, pooling: str) -
     """
     extractor = reader(about, means)
     assert extractor is not None
-    task = _task(about, extractor)
+    task = task_of(about, extractor)
     media, asked = means != "text", f"--{means} {value!r}"
     try:
         duration_s = probe(value).duration_s if media else None
-        batch = Batch([loaded(task, "cpu")], [task], [schema(task)], "query")
-        batch.take(Feed(_segment(value, media, duration_s), task.extractor.specs))
+        batch = Batch([_loaded(task)], [task], [schema(task)], "query")
+        batch.take(Feed(segment(value, media, duration_s), task.extractor.specs))
         batch.finish()
     except SampleError as error:
         raise ConfigError(f"{asked}: {error}") from error
@@ -68,13 +69,21 @@ def embedded(about: Mapping[str, Any], means: Means, value: str, pooling: str) -
         raise ConfigError(f"{asked}: {words}")
     if outcome.status != "ok":
         log.warning("%s: read in part only: %s", asked, words)
-    vector = _pooled(progress.tables[0], pooling)
+    vector = pooled(progress.tables[0], pooling)
     if not np.isfinite(vector).all() or not vector.any():
         raise ConfigError(f"{asked}: {task.as_} gives it a vector without direction (NaN, infinite or zero)")
     return vector
 
 
-def _pooled(rows: pa.Table, pooling: str) -> Matrix:
+def _loaded(task: Task) -> ExtractFn:
+    """Load a model once in a process: one that answers many queries asks it again."""
+    key = task.id, task.extractor.model_dump_json()  # of two towers each has one id
+    if key not in _LOADED:
+        _LOADED[key] = loaded(task, "cpu")
+    return _LOADED[key]
+
+
+def pooled(rows: pa.Table, pooling: str) -> Matrix:
     """Pool the windows of one query as those of a sample are pooled."""
     column = "scores" if pooling.startswith("scores_") else "embedding"
     matrix, first = windows.vectors(rows[column]), np.zeros(1, np.int64)
@@ -82,7 +91,7 @@ def _pooled(rows: pa.Table, pooling: str) -> Matrix:
     return vector
 
 
-def _task(about: Mapping[str, Any], extractor: Extractor) -> Task:
+def task_of(about: Mapping[str, Any], extractor: Extractor) -> Task:
     """Return what the batch job would run; ConfigError where its numbers could not be those of the partition."""
     made_by = about["identity"]["version"]
     if made_by != extractor.version:
@@ -109,7 +118,7 @@ def _task(about: Mapping[str, Any], extractor: Extractor) -> Task:
     )
 
 
-def _segment(value: str, media: bool, duration_s: float | None) -> Segment:
+def segment(value: str, media: bool, duration_s: float | None) -> Segment:
     """Return the query as the one segment of a sample."""
     return Segment(
         sample_id="query",

@@ -1,6 +1,7 @@
 """The files that start clusters: accepted by the schemas of those who read them, and a typo in any of them is not."""
 
 import copy
+import importlib
 import json
 import os
 import re
@@ -12,12 +13,28 @@ import pytest
 import ray.autoscaler
 import yaml
 from ray.autoscaler._private.util import prepare_config, validate_config
+from ray.serve.schema import ServeDeploySchema
 
 ROOT = Path(__file__).parents[2]
 CLUSTER = ROOT / "cluster"
 RAY_SCHEMA = json.loads((Path(ray.autoscaler.__file__).parent / "ray-schema.json").read_text("utf-8"))
 RAYJOB_SCHEMA = json.loads((Path(__file__).parent / "rayjob_schema.json").read_text("utf-8"))
-SCHEMAS = {"machines.yaml": RAY_SCHEMA, "aws.yaml": RAY_SCHEMA, "rayjob.yaml": RAYJOB_SCHEMA}
+# KubeRay's RayService has the cluster of a RayJob below ``spec``, and beside it what Serve runs.
+RAYSERVICE_SCHEMA = copy.deepcopy(RAYJOB_SCHEMA)
+RAYSERVICE_SCHEMA["properties"]["kind"] = {"const": "RayService"}
+RAYSERVICE_SCHEMA["properties"]["spec"] |= {
+    "properties": {
+        "rayClusterSpec": RAYJOB_SCHEMA["properties"]["spec"]["properties"]["rayClusterSpec"],
+        "serveConfigV2": {"type": "string"},
+    },
+    "required": ["rayClusterSpec", "serveConfigV2"],
+}
+SCHEMAS = {
+    "machines.yaml": RAY_SCHEMA,
+    "aws.yaml": RAY_SCHEMA,
+    "rayjob.yaml": RAYJOB_SCHEMA,
+    "rayservice.yaml": RAYSERVICE_SCHEMA,
+}
 IMAGE_TAG = re.compile(r"mmray:ray(\d+\.\d+\.\d+)-(cpu|cu\d+)")
 
 
@@ -69,6 +86,8 @@ CONTAINER = (*WORKER, "template", "spec", "containers", 0)
         ("rayjob.yaml", (*CONTAINER, "securityContext"), "allowPrivilegeEscalation", "allowPrivilegesEscalation"),
         ("rayjob.yaml", (*WORKER, "template", "spec", "tolerations", 0), "operator", "op"),
         ("rayjob.yaml", (*WORKER, "template", "spec", "volumes", 0, "emptyDir"), "sizeLimit", "size_limit"),
+        ("rayservice.yaml", ("spec",), "serveConfigV2", "serveConfig"),
+        ("rayservice.yaml", CONTAINER, "volumeMounts", "volumeMount"),
     ],
 )
 def test_a_typo_is_refused(name, path, key, typo):
@@ -118,14 +137,42 @@ def test_rayjob_keeps_its_promises():
             assert all("secretRef" in source for source in container.get("envFrom", []))
 
 
-@pytest.mark.parametrize("name", ["machines.yaml", "aws.yaml", "rayjob.yaml"])
+def test_rayservice_serves_what_ray_serve_reads_and_keeps_its_promises():
+    service = load("rayservice.yaml")["spec"]
+    config = ServeDeploySchema.model_validate(yaml.safe_load(service["serveConfigV2"]))
+    (application,) = config.applications
+    module, _, name = application.import_path.partition(":")
+    assert callable(getattr(importlib.import_module(module), name))
+    cluster = service["rayClusterSpec"]
+    assert cluster["authOptions"] == {"mode": "token"}
+    pods = [cluster["headGroupSpec"]["template"]["spec"], cluster["workerGroupSpecs"][0]["template"]["spec"]]
+    for pod in pods:
+        assert pod["securityContext"]["runAsNonRoot"]
+        for container in [*pod["initContainers"], *pod["containers"]]:
+            assert container["securityContext"]["allowPrivilegeEscalation"] is False
+            assert all("secretRef" in source for source in container.get("envFrom", []))
+        for container in pod["containers"]:
+            mounted = {mount["mountPath"]: mount["name"] for mount in container["volumeMounts"]}
+            assert str(Path(application.args["config"]).parent) in mounted
+            assert set(mounted.values()) <= {volume["name"] for volume in pod["volumes"]}
+
+
+def test_the_deployment_on_one_machine_is_bound_to_loopback():
+    config = ServeDeploySchema.model_validate(
+        yaml.safe_load((ROOT / "configs" / "serve-deploy.yaml").read_text("utf-8"))
+    )
+    assert config.http_options.host == "127.0.0.1"
+    assert (ROOT / config.applications[0].args["config"]).is_file()
+
+
+@pytest.mark.parametrize("name", ["machines.yaml", "aws.yaml", "rayjob.yaml", "rayservice.yaml"])
 def test_every_cluster_wants_a_token(name):
     text = (CLUSTER / name).read_text("utf-8")
     assert "RAY_AUTH_MODE=token" in text or load(name)["spec"]["rayClusterSpec"]["authOptions"]["mode"] == "token"
     assert "--dashboard-host=0.0.0.0" not in text
 
 
-@pytest.mark.parametrize("name", ["machines.yaml", "aws.yaml", "rayjob.yaml", "Dockerfile"])
+@pytest.mark.parametrize("name", ["machines.yaml", "aws.yaml", "rayjob.yaml", "rayservice.yaml", "Dockerfile"])
 def test_images_carry_the_pinned_ray(name):
     text = (CLUSTER / name).read_text("utf-8")
     found = [match[1] for match in IMAGE_TAG.finditer(text)]

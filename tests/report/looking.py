@@ -38,23 +38,31 @@ FAINT = """() => {
 
 
 @contextmanager
-def opened(browser: Browser, file: Path, width_px: int, scheme: str = "light") -> Iterator[Page]:
-    """Open a page, and at the end see that it asked nobody, said no error, fits the window and can be read."""
+def opened(
+    browser: Browser, where: Path | str, width_px: int, scheme: str = "light", script: str = ""
+) -> Iterator[Page]:
+    """Open a file or a server's page; at the end see that it asked nobody else, said no error, fits and can be read.
+
+    ``script`` runs before those of the page.
+    """
+    address = where if isinstance(where, str) else where.as_uri()
     context = browser.new_context(
         viewport={"width": width_px, "height": 900},
         color_scheme=scheme,  # type: ignore[arg-type]
         has_touch=width_px < 600,
     )
     try:
+        context.add_init_script(script)
         page = context.new_page()
         asked: list[str] = []
         said: list[str] = []
         page.on("request", lambda request: asked.append(request.url))
         page.on("console", lambda message: said.append(message.text))
         page.on("pageerror", lambda error: said.append(str(error)))
-        page.goto(file.as_uri())
+        page.goto(address)
         yield page
-        assert [url for url in asked if not url.startswith("data:")] == [file.as_uri()]
+        others = [url for url in asked if not url.startswith(("data:", "blob:"))]
+        assert others == [address] if isinstance(where, Path) else all(url.startswith(where) for url in others)
         assert said == []
         assert page.evaluate("document.documentElement.scrollWidth") <= width_px
         assert page.evaluate(BEYOND) == []

@@ -1,0 +1,1 @@
+"""The endpoint: generation, embeddings, transcription, classification and search over HTTP, on Ray Serve."""

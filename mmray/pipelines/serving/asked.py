@@ -1,0 +1,153 @@
+"""What clients may send: OpenAI's shapes, and our own in the same style. Other fields are refused by name."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Text = Annotated[str, Field(min_length=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+Steps = Annotated[int | None, Field(ge=1, le=1000)]
+Guidance = Annotated[float | None, Field(ge=0, le=100)]
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class Asked(BaseModel):
+    """The body of a request.
+
+    ``background``: true makes it a job. (OpenAI's clients may send "auto" or "opaque" there, of pictures.)
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    model: str | None = None
+    background: bool | Literal["auto", "opaque"] = False
+    user: str | None = None
+
+
+class Prompted(Asked):
+    """What pictures and sounds are made of; what is left out is as the served model says."""
+
+    prompt: Text
+    negative_prompt: str = ""
+    n: int = Field(1, ge=1, le=64)
+    seed: Seed = 0
+    steps: Steps = None
+    guidance: Guidance = None
+
+
+class ImagesAsked(Prompted):
+    """OpenAI's ``images/generations``; result i has the seed ``seed`` + i."""
+
+    size: str | None = Field(None, pattern=r"^(auto|[1-9]\d{0,4}x[1-9]\d{0,4})$", examples=["512x512"])
+    response_format: Literal["b64_json"] | None = None
+    output_format: Literal["png"] | None = None
+    quality: str | None = None
+    style: str | None = None
+    moderation: str | None = None
+
+
+class EditAsked(ImagesAsked):
+    """OpenAI's ``images/edits``: start from ``image``, of which ``strength`` 1 leaves nothing."""
+
+    image: bytes = Field(exclude=True, repr=False)
+    strength: float = Field(0.8, gt=0, le=1)
+
+
+class SoundsAsked(Prompted):
+    """Sounds of ``length_s``."""
+
+    length_s: float | None = Field(None, gt=0, le=120)
+
+
+class SpectrogramsAsked(Asked):
+    """Images that sound; ``imprint``: a picture file in base64, to begin with."""
+
+    prompt: Text
+    sound_prompt: Text
+    negative_prompt: str = ""
+    negative_sound_prompt: str = ""
+    n: int = Field(1, ge=1, le=64)
+    seed: Seed = 0
+    steps: Steps = None
+    guidance: Guidance = None
+    sound_guidance: Guidance = None
+    sound_weight: Share | None = None
+    picture_from: Share | None = None
+    picture_until: Share | None = None
+    sound_from: Share | None = None
+    sound_until: Share | None = None
+    width_px: int | None = Field(None, ge=64, le=8192)
+    crop: Literal["pixels", "latents", "none"] | None = None
+    imprint: str | None = Field(None, repr=False)
+    strength: Share | None = None
+
+
+class EmbeddingsAsked(Asked):
+    """OpenAI's ``embeddings``, of texts."""
+
+    input: str | list[str]
+    encoding_format: Literal["float", "base64"] = "float"
+
+
+class TranscriptionAsked(Asked):
+    """OpenAI's ``audio/transcriptions``; the language is found by the model, or as the server is configured."""
+
+    file: bytes = Field(exclude=True, repr=False)
+    response_format: Literal["json", "text", "verbose_json", "srt", "vtt"] = "json"
+
+
+class CaptionAsked(Asked):
+    """A picture to describe; the caption goes on where ``prompt`` ends."""
+
+    image: bytes = Field(exclude=True, repr=False)
+    prompt: str = ""
+
+
+class ScoresAsked(Asked):
+    """A picture or a sound, and labels that it could have; ``template``: with {} where the label goes."""
+
+    file: bytes = Field(exclude=True, repr=False)
+    labels: list[Text] = Field(min_length=1, max_length=1000)
+    template: str = "{}"
+
+
+class ClassificationAsked(Asked):
+    """A video, picture or sound to classify; ``text``: what networks that read texts are given."""
+
+    file: bytes = Field(exclude=True, repr=False)
+    text: str | None = None
+
+
+class SearchAsked(Asked):
+    """What to look for: a text, a sample of the store, or an uploaded picture or sound.
+
+    ``within``: the partition; ``where``: conditions column=value on the manifest.
+    """
+
+    text: Text | None = None
+    sample: Text | None = None
+    image: bytes | None = Field(None, exclude=True, repr=False)
+    audio: bytes | None = Field(None, exclude=True, repr=False)
+    k: int = Field(10, ge=1, le=1000)
+    within: str | None = None
+    pooling: str | None = None
+    windows: bool = False
+    where: list[str] = []
+
+
+class StoryAsked(Asked):
+    """One prompt to a picture, a sound, a caption, and a film of them."""
+
+    prompt: Text
+    sound_prompt: str = ""
+    negative_prompt: str = ""
+    seed: Seed = 0
+    steps: Steps = None
+    guidance: Guidance = None
+    size: str | None = Field(None, pattern=r"^(auto|[1-9]\d{0,4}x[1-9]\d{0,4})$")
+    length_s: float | None = Field(None, gt=0, le=120)
+    audio_model: str | None = None
+    caption_model: str | None = None
+
+
+Body = dict[str, Any]

@@ -1,0 +1,163 @@
+"""Extractors behind the endpoint: the batch job's own code, on texts and uploaded media."""
+
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+
+from mmray import provenance
+from mmray.config import Entry
+from mmray.errors import ConfigError, SampleError
+from mmray.extractors.base import ExtractFn, Extractor
+from mmray.generation.base import GenerateFn, Progress, RequestError
+from mmray.media.probe import probe
+from mmray.media.text import text
+from mmray.pipelines import batch, job, query
+from mmray.pipelines.batch import Batch
+from mmray.pipelines.feed import Feed
+from mmray.pipelines.job import Task
+from mmray.pipelines.worker import loaded, schema
+from mmray.tables import features, windows
+from mmray.tables.features import Matrix
+
+OWN = {"clip": {"modality": "text"}, "clap": {"modality": "text"}}
+
+
+class Medium(NamedTuple):
+    """An uploaded file, of at most so many seconds; ``field`` of the request it came in."""
+
+    data: bytes
+    longest_s: float
+    field: str = "file"
+
+
+def reader(entry: Entry, kind: str, where: str, file: str) -> tuple[Any, dict[str, str], str | None, int]:
+    """Return the loader of an extractor, its checkpoints' names, their fingerprint and its batch size."""
+    settings = {**OWN.get(entry.name, {}), **entry.settings}
+    extractor = job.build(entry.name, settings, where, file)
+    names = {field: str(getattr(extractor, field)) for field in extractor.checkpoints}
+    try:
+        task = _task(entry.as_, extractor)
+    except ConfigError as error:
+        raise ConfigError(f"{file}: {where}: {error}") from None
+    loader = Embedder(task) if kind == "embedding" else Transcriber(task)
+    return loader, names, task.fingerprint, extractor.batch_size
+
+
+def _task(as_: str, extractor: Extractor) -> Task:
+    found = job.checkpoints(extractor)
+    path = str(next(iter(found.values())).path)
+    extractor = extractor.resolved(path)
+    about = job.identity(extractor, extractor.source, found)
+    number = f"{extractor.name}-{provenance.fingerprint(about)}"
+    return Task(as_, number, extractor, path, job.together(list(found.values())), about, extractor.source)
+
+
+@dataclass(frozen=True)
+class Embedder:
+    """Texts to vectors: float32 (dim,); of a long text the mean over its chunks."""
+
+    task: Task
+
+    def load(self, device: str) -> GenerateFn:
+        """Load the extractor."""
+        extract = loaded(self.task, device)
+
+        def generate(texts: Sequence[str], progress: Progress) -> list[Any]:
+            progress(0, len(texts))
+            found = batch.answers(extract, [text(one) for one in texts])
+            return [_embedded(rows) for rows in found]
+
+        return generate
+
+
+def _embedded(rows: Any) -> Matrix | RequestError:
+    if isinstance(rows, SampleError):
+        return RequestError("input", rows.detail or str(rows.reason))
+    matrix = np.asarray(rows.columns["embedding"], np.float32)
+    vector: Matrix = features.pooled(matrix, np.zeros(1, np.int64), "mean", np.ones(len(matrix)))[0]
+    return vector
+
+
+@dataclass(frozen=True)
+class Transcriber:
+    """Media to the rows of a transcript: text, language, start_s, end_s; and the length of the medium."""
+
+    task: Task
+
+    def load(self, device: str) -> GenerateFn:
+        """Load the extractor."""
+        reading = Reading([self.task], [loaded(self.task, device)])
+
+        def one(medium: Medium, progress: Progress) -> Any:
+            try:
+                (found,), duration_s = reading(medium, progress)
+            except RequestError as error:
+                return error
+            except SampleError as error:
+                return RequestError(medium.field, str(error))
+            rows = found.select(["text", "language", "start_s", "end_s"]).to_pylist() if found is not None else []
+            return {"duration_s": duration_s, "segments": rows}
+
+        return lambda media, progress: [one(medium, progress) for medium in media]
+
+
+class Reading:
+    """Extractors over one medium at a time, decoded once: what the batch job does with a sample."""
+
+    def __init__(self, tasks: Sequence[Task], extract: Sequence[ExtractFn]) -> None:
+        self._tasks, self._extract = tasks, extract
+        self._schemas = [schema(task) for task in tasks]
+
+    def __call__(
+        self, medium: Medium, progress: Progress, words: str | None = None
+    ) -> tuple[list[pa.Table | None], float | None]:
+        """Return the rows of each extractor (None: it finds nothing to read), and how long the medium lasts.
+
+        ``words``: what extractors of texts read. SampleError where nothing can be read at all; what ``progress``
+        raises ends it, as soon as the file is decoded.
+        """
+        with upload(medium.data) as path:
+            duration_s = probe(path).duration_s
+            if (duration_s or 0) > medium.longest_s:
+                raise RequestError(
+                    medium.field, f"lasts {duration_s:.0f} s, and at most {medium.longest_s:g} s are read"
+                )
+            places = tuple(place for place, one in enumerate(self._tasks) if words is not None or not one.reads_text)
+            under = replace(query.segment(path, True, duration_s), tasks=places, text=words)
+            feed = Feed(under, list(dict.fromkeys(s for place in places for s in self._tasks[place].extractor.specs)))
+            work = Batch(self._extract, self._tasks, self._schemas, "request", lambda: progress(0, 0))
+            try:
+                work.take(feed)
+                work.finish()
+            except BaseException:
+                for _ in feed:  # its thread waits for somebody to take what it decodes
+                    pass
+                raise
+        tables: list[pa.Table | None] = [None] * len(self._tasks)
+        failed = [one for one in work.finished if one.outcome is not None and one.outcome.status == "failed"]
+        if len(failed) == len(work.finished) and failed and failed[0].outcome and failed[0].outcome.reason:
+            raise SampleError(failed[0].outcome.reason, failed[0].outcome.detail)
+        for one in work.finished:
+            tables[one.task] = one.tables[0] if one.tables else None
+        return tables, duration_s
+
+
+@contextmanager
+def upload(data: bytes) -> Iterator[str]:
+    """Put an upload into a file of its own for as long as it is read; returns its path."""
+    with tempfile.NamedTemporaryFile(prefix="mmray-upload-") as file:
+        file.write(data)
+        file.flush()
+        yield file.name
+
+
+def vectors(rows: pa.Table) -> Matrix:
+    """Return the vectors of a table of windows in their order: (windows, dim)."""
+    ordered = rows.sort_by("window")
+    found: Matrix = windows.vectors(ordered["embedding"])
+    return found
