@@ -43,6 +43,10 @@ def guided(folder: Any, request: Prompt, steps: int, guidance: float) -> tuple[i
         if problem := folder.too_long(getattr(request, field)):
             raise RequestError(field, problem)
     steps = request.steps or steps
+    # With a step for each moment some schedulers reach for one more (PNDM; an offset of 1).
+    moments = folder.pipeline.scheduler.config.num_train_timesteps
+    if steps >= moments:
+        raise RequestError("steps", f"are {steps}; the scheduler of this folder takes fewer than {moments}")
     guidance = guidance if request.guidance is None else request.guidance
     if request.negative_prompt and guidance <= 1:
         raise RequestError("negative_prompt", f"does nothing with a guidance of {guidance:g}; it must be above 1")

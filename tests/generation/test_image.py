@@ -160,6 +160,7 @@ def test_what_progress_raises_ends_the_work_and_the_next_call_is_right(plain):
         (asked(negative_prompt="x" * 100), "negative_prompt", r"102 tokens.*77"),
         (asked(negative_prompt="ugly", guidance=1), "negative_prompt", "guidance"),
         (asked(strength=0.5), "strength", "image"),
+        (asked(steps=1000), "steps", "fewer than 1000"),
         (asked(image=np.zeros((64, 64, 3), np.uint8), strength=0.2), "strength", "steps"),
         (asked(image=np.zeros((64, 5000, 3), np.uint8)), "image", "5000"),
     ],
