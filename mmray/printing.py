@@ -11,6 +11,7 @@ def text(verb: str, result: dict[str, Any]) -> str:
     """Return the lines to print for what a verb gives."""
     special = {
         "extract": _extract,
+        "generate": _generate,
         "status": _status,
         "plan": _plan,
         "verify": _verify,
@@ -62,6 +63,16 @@ def _extract(result: dict[str, Any]) -> str:
         lines.append(f"nothing to do: everything was done before ({result['seconds']:.1f} s)")
     else:
         lines.append(f"run {result['run_id']} took {result['seconds']:.1f} s")
+    return "\n".join(lines)
+
+
+def _generate(result: dict[str, Any]) -> str:
+    lines = [_extract(result)]
+    if alike := result.get("likeness"):
+        cosines = f"mean cosine {_share(alike['mean'])}, with the frame most like it {_share(alike['most'])}"
+        lines.append(f"{alike['pictures']} picture(s) compared with their videos: {cosines}")
+    if "files" in result:
+        lines.append(f"{result['files']} file(s) written")
     return "\n".join(lines)
 
 

@@ -29,6 +29,7 @@ class Kind(StrEnum):
     TEXT = "text"
     DETECTIONS = "detections"
     DESCRIPTORS = "descriptors"
+    GENERATED = "generated"
 
 
 class Extractor(BaseModel):
@@ -53,6 +54,8 @@ class Extractor(BaseModel):
     summary: ClassVar[dict[str, Literal["sum", "mean", "max", "energy"]]] = {}
     # Items (pictures, windows, texts) a CPU core does in a second, roughly: what `mmray plan` predicts with.
     cpu_items_per_s: ClassVar[float] = 50.0
+    # An item takes so long that a call of an actor, which is what a lost actor loses, is just one batch.
+    slow: ClassVar[bool] = False
     # The field that names the checkpoint ("weights" for a file, "model" for a folder), if there is one.
     checkpoint: ClassVar[Literal["weights", "model"] | None] = None
     # Fields that name further checkpoints (None: not wanted), with the suffixes read beside those any extractor may be

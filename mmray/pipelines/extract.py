@@ -34,10 +34,14 @@ LAST_WORDS = re.compile(r"^\s*(?:\w+\.)*(\w+(?:Error|Exception|Exit|Interrupt)):
 
 def run(config: ExtractConfig, file: str = "configuration", limit: int | None = None) -> dict[str, Any]:
     """Extract everything that is not done yet; returns the account (the object that ``--json`` prints)."""
+    samples = manifest.read(config.manifest)
+    return carry_out(config, samples, build_tasks(config.extractors, file, samples.column_names), limit)
+
+
+def carry_out(config: ExtractConfig, samples: pa.Table, tasks: list[Task], limit: int | None = None) -> dict[str, Any]:
+    """Do what of some tasks is not done yet over some samples; returns the account."""
     started = time.perf_counter()
     run_id = provenance.new_run_id()
-    samples = manifest.read(config.manifest)
-    tasks = build_tasks(config.extractors, file, samples.column_names)
     store = open_store(storage.absolute(config.store), create=True)
     with locked(store, run_id) as note:
         if note:

@@ -219,7 +219,8 @@ def _trouble(seen: View, statuses: pl.DataFrame, manifest: pa.Table, folder: str
         said.setdefault(row["sample_id"], []).append(row)
     known = {one["id"]: one for one in seen.extractors}
     notes = {sample: _words(rows, known) for sample, rows in said.items()}
-    sources = {sample: str(known[rows[0]["extractor"]]["source"]) for sample, rows in said.items()}
+    read = {sample: known[rows[0]["extractor"]] for sample, rows in said.items()}
+    sources = {sample: str(about["source"]) for sample, about in read.items() if not about.get("reads_text")}
     return shown(chosen["sample_id"].to_list(), notes, manifest, folder, sources), first.height
 
 

@@ -1,6 +1,7 @@
 """Group what is pending into calls of an actor."""
 
 from collections.abc import Iterator, Sequence
+from math import inf
 from typing import Any
 
 import polars as pl
@@ -46,10 +47,13 @@ def batches(pending: pl.DataFrame, tasks: Sequence[Task], rows: pl.DataFrame) ->
         costed.append((cost, kept | {"offset_s": row["offset_s"] or 0.0, "tasks": places}))
     costed.sort(key=lambda pair: -pair[0])
     limit_s = min(BATCH_S, max(0.5, sum(cost for cost, _ in costed) / (8 * cluster.cores())))
+    most = BATCH_SEGMENTS
+    if slow := [task.extractor.batch_size for task in tasks if task.extractor.slow]:
+        limit_s, most = inf, min(slow)
     batch: list[dict[str, Any]] = []
     batch_s = 0.0
     for cost, segment in costed:
-        if batch and (batch_s + cost > limit_s or len(batch) >= BATCH_SEGMENTS):
+        if batch and (batch_s + cost > limit_s or len(batch) >= most):
             yield batch
             batch, batch_s = [], 0.0
         batch.append(segment)

@@ -26,8 +26,15 @@ DETECTION = [
     *((name, pa.float32()) for name in ("score", "x1", "y1", "x2", "y2")),
 ]
 TEXT = [("text", pa.string()), ("language", pa.string()), ("avg_logprob", pa.float32())]
+GENERATED = [
+    *((name, pa.binary()) for name in ("picture_png", "spectrum_png", "sound_wav")),
+    ("rate_hz", pa.int32()),
+    ("seed", pa.int64()),
+    ("text", pa.string()),
+    *((name, pa.float32()) for name in ("clip", "clap", "flagged")),
+]
 AT_ONCE_BYTES = 256 * 2**20
-BY_KIND = {"detections": DETECTION, "text": TEXT, "tokens": [("token", pa.int32())]}
+BY_KIND = {"detections": DETECTION, "text": TEXT, "tokens": [("token", pa.int32())], "generated": GENERATED}
 
 
 def schema(kind: str, dims: Mapping[str, int], columns: Sequence[str] = (), half: bool = False) -> pa.Schema:

@@ -26,15 +26,15 @@ from mmray.fusion.encoders import Mlp
 from mmray.fusion.examples import Batch
 from mmray.fusion.network_files import InputFile, NetworkFile
 from mmray.fusion.training import Network
-from mmray.pipelines.serving import coding
+from mmray.generation import files
 from mmray.pipelines.serving.settings import ServeConfig, key_digests, load_serve
 from mmray.tables import features
 from mmray.tables.store import open_store
 from tests.conftest import ROOT
 
 KEY, OTHER = "a-key-of-the-test-suite", "another-key-of-the-test-suite"
-PNG = coding.png(np.random.default_rng(0).integers(0, 256, (80, 96, 3)).astype(np.uint8))
-WAV = coding.wav(np.sin(np.arange(16_000) / 9).astype(np.float32) / 2, 16_000)
+PNG = files.png(np.random.default_rng(0).integers(0, 256, (80, 96, 3)).astype(np.uint8))
+WAV = files.wav(np.sin(np.arange(16_000) / 9).astype(np.float32) / 2, 16_000)
 
 
 def port() -> int:

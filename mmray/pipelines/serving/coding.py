@@ -1,9 +1,7 @@
-"""Results as files for a client, and a client's files as arrays: PNG, WAV, MP4; pictures of any common format."""
+"""What clients send as text and files, and what is sent to them: base64, pictures, sounds, MP4."""
 
 import base64
 import io
-import wave
-import zlib
 from fractions import Fraction
 from typing import Any
 
@@ -11,10 +9,10 @@ import av
 import numpy as np
 import numpy.typing as npt
 
+from mmray.generation import files
+from mmray.generation.base import RequestError
 from mmray.pipelines.serving.refusals import wrong
 
-LARGEST_PIXELS = 64 * 10**6  # of an uploaded picture: a small file can hold a very large one
-FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF")
 FPS = 25
 
 
@@ -23,38 +21,12 @@ def base64_of(data: bytes) -> str:
     return base64.b64encode(data).decode()
 
 
-def png(picture: npt.NDArray[np.uint8]) -> bytes:
-    """Return a picture, uint8 (height, width) or (height, width, 3), as PNG."""
-    from PIL import Image
-
-    file = io.BytesIO()
-    Image.fromarray(picture).save(file, "PNG", compress_level=4)
-    return file.getvalue()
-
-
-def wav(sound: npt.NDArray[np.float32], rate_hz: int) -> bytes:
-    """Return a sound, float32 in [-1, 1], as WAV of 16 bits."""
-    file = io.BytesIO()
-    with wave.open(file, "wb") as out:
-        out.setnchannels(1)
-        out.setsampwidth(2)
-        out.setframerate(rate_hz)
-        out.writeframes((np.clip(sound, -1, 1) * 32767).round().astype("<i2").tobytes())
-    return file.getvalue()
-
-
 def picture_of(data: bytes, field: str) -> npt.NDArray[np.uint8]:
     """Return the picture of a file, upright, uint8 RGB (height, width, 3); a Refusal where it is none."""
-    from PIL import Image, ImageOps, UnidentifiedImageError
-
     try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as opened:
-            if opened.width * opened.height > LARGEST_PIXELS:
-                raise wrong(field, f"has {opened.width} x {opened.height} pixels: more than {LARGEST_PIXELS:,}")
-            upright = ImageOps.exif_transpose(opened).convert("RGB")
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, zlib.error, EOFError) as error:
-        raise wrong(field, f"is no picture that can be read ({', '.join(FORMATS)})", "invalid_file") from error
-    return np.asarray(upright)
+        return files.picture_of(data, field)
+    except RequestError as error:
+        raise wrong(field, error.message, "invalid_file") from error
 
 
 def bytes_of(text: str, field: str) -> bytes:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from pydantic import ValidationError
 
+from mmray.generation import files
 from mmray.generation.audio import AudioRequest
 from mmray.generation.base import Request, Result
 from mmray.generation.caption import CaptionRequest
@@ -92,12 +93,12 @@ def _pictures(seed: int, found: list[Result]) -> list[Body]:
 
 def _png(one: Result) -> str:
     assert one.picture is not None
-    return base64_of(coding.png(one.picture))
+    return base64_of(files.png(one.picture))
 
 
 def _wav(one: Result) -> str:
     assert one.sound is not None
-    return base64_of(coding.wav(one.sound, one.rate_hz))
+    return base64_of(files.wav(one.sound, one.rate_hz))
 
 
 async def sounds(models: Models, limits: Limits, body: asked.SoundsAsked, tell: Tell | None) -> Body:
@@ -132,7 +133,7 @@ async def spectrograms(models: Models, limits: Limits, body: asked.SpectrogramsA
         lambda: [
             {
                 "b64_json": _png(one),
-                "spectrum_b64": base64_of(coding.png(one.spectrum)) if one.spectrum is not None else None,
+                "spectrum_b64": base64_of(files.png(one.spectrum)) if one.spectrum is not None else None,
                 "sound_b64": _wav(one),
                 "rate_hz": one.rate_hz,
                 "seconds": _seconds(one),

@@ -1,6 +1,5 @@
 """What is served: each model of the configuration found on this machine, checked, and how a replica loads it."""
 
-import importlib
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,6 +8,7 @@ from typing import Any, Literal, Protocol
 
 from mmray.config import nearest, validate
 from mmray.errors import ConfigError
+from mmray.generation import registry
 from mmray.generation.base import GenerateFn, Generator
 from mmray.models import catalogue, weights
 from mmray.pipelines import job
@@ -19,13 +19,6 @@ log = logging.getLogger(__name__)
 Kind = Literal[
     "image", "audio", "spectrogram", "caption", "labels", "embedding", "transcription", "classification", "search"
 ]
-GENERATORS = {
-    "image": "mmray.generation.image:Image",
-    "audio": "mmray.generation.audio:Audio",
-    "spectrogram": "mmray.generation.spectrogram:Spectrogram",
-    "caption": "mmray.generation.caption:Caption",
-    "labels": "mmray.generation.rank:Labels",
-}
 EXTRACTORS: dict[str, Kind] = {
     "sbert": "embedding",
     "clip": "embedding",
@@ -115,9 +108,9 @@ def prepare(config: ServeConfig, file: str) -> tuple[Served, ...]:
 
 def _found(entry: ModelEntry, place: int, config: ServeConfig, file: str) -> Served:
     where = f"models[{place}]"
-    if entry.name in GENERATORS:
+    if entry.name in registry.GENERATORS:
         kind: Kind = entry.name  # type: ignore[assignment]
-        generator = _generator(entry, where, file)
+        generator = validate(registry.get(entry.name), entry.settings, where, file)
         names = {field: getattr(generator, field) for field in generator.checkpoints}
         checkpoints = {field: _resolved(name, f"{where}.{field}", file) for field, name in names.items()}
         loader: Loader = GeneratorLoader(generator, {field: str(one.path) for field, one in checkpoints.items()})
@@ -130,9 +123,8 @@ def _found(entry: ModelEntry, place: int, config: ServeConfig, file: str) -> Ser
         loader, names, fingerprint, batch = reading.reader(entry, kind, where, file)
         size_bytes = sum(_size_bytes(_resolved(name, where, file).path) for name in names.values())
     else:
-        raise ConfigError(
-            f"{file}: {where}.name: {entry.name!r} cannot be served{nearest(entry.name, [*GENERATORS, *EXTRACTORS])}"
-        )
+        known = nearest(entry.name, [*registry.GENERATORS, *EXTRACTORS])
+        raise ConfigError(f"{file}: {where}.name: {entry.name!r} cannot be served{known}")
     licence, non_commercial = _licence(names.values())
     if non_commercial and not config.allow_non_commercial:
         raise ConfigError(
@@ -162,12 +154,6 @@ def fitting(pool: Pool, models: Sequence[Served], where: str) -> int:
         largest = max(models, key=lambda one: one.size_bytes)
         raise ConfigError(f"{where}: {largest.as_} takes {largest.size_bytes / 2**30:.1f} GB; raise memory_gb")
     return count
-
-
-def _generator(entry: ModelEntry, where: str, file: str) -> Generator:
-    module, _, name = GENERATORS[entry.name].partition(":")
-    family: type[Generator] = getattr(importlib.import_module(module), name)
-    return validate(family, entry.settings, where, file)
 
 
 def _resolved(name: str, where: str, file: str) -> weights.Weights:
