@@ -19,16 +19,20 @@ ROOT = Path(__file__).parents[2]
 CLUSTER = ROOT / "cluster"
 RAY_SCHEMA = json.loads((Path(ray.autoscaler.__file__).parent / "ray-schema.json").read_text("utf-8"))
 RAYJOB_SCHEMA = json.loads((Path(__file__).parent / "rayjob_schema.json").read_text("utf-8"))
-# KubeRay's RayService has the cluster of a RayJob below ``spec``, and beside it what Serve runs.
+# The names below ``spec`` of KubeRay v1.7.0's ray.io_rayservices.yaml (Apache-2.0); what a RayJob calls rayClusterSpec
+# is rayClusterConfig there.
 RAYSERVICE_SCHEMA = copy.deepcopy(RAYJOB_SCHEMA)
 RAYSERVICE_SCHEMA["properties"]["kind"] = {"const": "RayService"}
 RAYSERVICE_SCHEMA["properties"]["spec"] |= {
     "properties": {
-        "rayClusterSpec": RAYJOB_SCHEMA["properties"]["spec"]["properties"]["rayClusterSpec"],
+        "rayClusterConfig": RAYJOB_SCHEMA["properties"]["spec"]["properties"]["rayClusterSpec"],
         "serveConfigV2": {"type": "string"},
+        "deploymentUnhealthySecondThreshold": True, "excludeHeadPodFromServeSvc": True, "managedBy": True,
+        "rayClusterDeletionDelaySeconds": True, "serveService": True, "serviceUnhealthySecondThreshold": True,
+        "suspend": True, "upgradeStrategy": True,
     },
-    "required": ["rayClusterSpec", "serveConfigV2"],
-}
+    "required": ["rayClusterConfig"],
+}  # fmt: skip
 SCHEMAS = {
     "machines.yaml": RAY_SCHEMA,
     "aws.yaml": RAY_SCHEMA,
@@ -46,6 +50,12 @@ def at(tree, path):
     for key in path:
         tree = tree[key]
     return tree
+
+
+def ray_cluster(name):
+    """Return the cluster of a KubeRay file."""
+    spec = load(name)["spec"]
+    return spec["rayClusterConfig"] if "rayClusterConfig" in spec else spec["rayClusterSpec"]
 
 
 def ray_version():
@@ -87,7 +97,8 @@ CONTAINER = (*WORKER, "template", "spec", "containers", 0)
         ("rayjob.yaml", (*WORKER, "template", "spec", "tolerations", 0), "operator", "op"),
         ("rayjob.yaml", (*WORKER, "template", "spec", "volumes", 0, "emptyDir"), "sizeLimit", "size_limit"),
         ("rayservice.yaml", ("spec",), "serveConfigV2", "serveConfig"),
-        ("rayservice.yaml", CONTAINER, "volumeMounts", "volumeMount"),
+        ("rayservice.yaml", ("spec",), "rayClusterConfig", "rayClusterSpec"),
+        ("rayservice.yaml", ("spec", "rayClusterConfig", *CONTAINER[2:]), "volumeMounts", "volumeMount"),
     ],
 )
 def test_a_typo_is_refused(name, path, key, typo):
@@ -116,7 +127,7 @@ def test_aws_puts_workers_on_the_spot_market_and_the_head_not():
 
 def test_rayjob_keeps_its_promises():
     job = load("rayjob.yaml")["spec"]
-    cluster = job["rayClusterSpec"]
+    cluster = ray_cluster("rayjob.yaml")
     pods = [cluster["headGroupSpec"]["template"]["spec"], cluster["workerGroupSpecs"][0]["template"]["spec"]]
     assert job["entrypoint"].startswith("python jobs/extract.py ")
     assert job["shutdownAfterJobFinishes"]
@@ -143,7 +154,7 @@ def test_rayservice_serves_what_ray_serve_reads_and_keeps_its_promises():
     (application,) = config.applications
     module, _, name = application.import_path.partition(":")
     assert callable(getattr(importlib.import_module(module), name))
-    cluster = service["rayClusterSpec"]
+    cluster = ray_cluster("rayservice.yaml")
     assert cluster["authOptions"] == {"mode": "token"}
     pods = [cluster["headGroupSpec"]["template"]["spec"], cluster["workerGroupSpecs"][0]["template"]["spec"]]
     for pod in pods:
@@ -168,7 +179,7 @@ def test_the_deployment_on_one_machine_is_bound_to_loopback():
 @pytest.mark.parametrize("name", ["machines.yaml", "aws.yaml", "rayjob.yaml", "rayservice.yaml"])
 def test_every_cluster_wants_a_token(name):
     text = (CLUSTER / name).read_text("utf-8")
-    assert "RAY_AUTH_MODE=token" in text or load(name)["spec"]["rayClusterSpec"]["authOptions"]["mode"] == "token"
+    assert "RAY_AUTH_MODE=token" in text or ray_cluster(name)["authOptions"]["mode"] == "token"
     assert "--dashboard-host=0.0.0.0" not in text
 
 
@@ -180,8 +191,9 @@ def test_images_carry_the_pinned_ray(name):
     assert set(found) == {ray_version()}
 
 
-def test_rayjob_names_the_pinned_ray():
-    assert load("rayjob.yaml")["spec"]["rayClusterSpec"]["rayVersion"] == ray_version()
+@pytest.mark.parametrize("name", ["rayjob.yaml", "rayservice.yaml"])
+def test_kuberay_is_told_the_pinned_ray(name):
+    assert ray_cluster(name)["rayVersion"] == ray_version()
 
 
 def test_dockerfile_keeps_its_promises():
