@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from mmray.errors import ConfigError
-from mmray.generation import joint, weighting
+from mmray.generation import imprint, joint, weighting
 from mmray.generation.base import RequestError, Result
 from mmray.generation.spectrogram import PADDING_PX, SpectrogramRequest
 from mmray.models import hifigan, mel_image
@@ -162,7 +162,10 @@ def _estimates(
 
 def _imprint(request: SpectrogramRequest) -> Tensor:
     """Return the imprint in the canvas's size: (3, height, width) from 0 to 1."""
-    found = torch.from_numpy(np.array(request.imprint)).float() / 255  # one that Ray hands over is read-only
+    picture = request.imprint
+    if request.imprint_text is not None:
+        picture = imprint.of_text(request.imprint_text, request.width_px, HEIGHT_PX)
+    found = torch.from_numpy(np.array(picture)).float() / 255  # one that Ray hands over is read-only
     channels = found.permute(2, 0, 1) if found.ndim == 3 else found.expand(3, *found.shape)
     size = (HEIGHT_PX, request.width_px)
     return interpolate(channels[None], size, mode="bilinear", antialias=True)[0].clamp(0, 1)

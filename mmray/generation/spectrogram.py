@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field, field_validator, model_validator
 
-from mmray.generation import weighting
+from mmray.generation import imprint, weighting
 from mmray.generation.base import GenerateFn, Generator, Progress, Request
 from mmray.generation.batches import in_batches
 
@@ -24,8 +24,9 @@ class SpectrogramRequest(Request):
 
     ``picture_from``, ``picture_until``, ``sound_from``, ``sound_until``: when each model paints, as fractions of the
     diffusion from 1 (noise) to 0 (the end); where both do, the sound's estimate has ``sound_weight``. ``imprint``: a
-    picture (uint8, grey or RGB, of any size) to begin with, of which ``strength`` 0 leaves all and 1 nothing. ``crop``:
-    how the last 0.32 s, which the sound model fills with silence, are cut: off the picture, off the latents, or not.
+    picture (uint8, grey or RGB, of any size) to begin with, of which ``strength`` 0 leaves all and 1 nothing;
+    ``imprint_text``: words in its place, drawn across the canvas. ``crop``: how the last 0.32 s, which the sound model
+    fills with silence, are cut: off the picture, off the latents, or not.
     """
 
     prompt: str = Field(min_length=1)
@@ -43,6 +44,7 @@ class SpectrogramRequest(Request):
     width_px: int = Field(1024, ge=2 * PADDING_PX, le=8192, multiple_of=LATENT_PX)
     crop: Literal["pixels", "latents", "none"] = "pixels"
     imprint: npt.NDArray[np.uint8] | None = Field(None, repr=False)
+    imprint_text: str | None = Field(None, min_length=1, max_length=1000)
     strength: float = Field(0.8, ge=0, le=1)
 
     @field_validator("imprint")
@@ -56,13 +58,24 @@ class SpectrogramRequest(Request):
 
     @model_validator(mode="after")
     def _strength_of_something(self) -> "SpectrogramRequest":
-        if self.imprint is None and "strength" in self.model_fields_set:
+        if not self.imprinted and "strength" in self.model_fields_set:
             raise ValueError("strength: goes with an imprint, and there is none")
         return self
 
     @model_validator(mode="after")
+    def _words_that_can_be_drawn(self) -> "SpectrogramRequest":
+        if self.imprint_text is not None:
+            if self.imprint is not None:
+                raise ValueError("imprint_text: there is an imprint too; give one of them")
+            try:
+                imprint.of_text(self.imprint_text, LATENT_PX, LATENT_PX)
+            except ValueError as error:
+                raise ValueError(f"imprint_text: {error}") from error
+        return self
+
+    @model_validator(mode="after")
     def _never_idle(self) -> "SpectrogramRequest":
-        idle = weighting.gap(self.picture_span, self.sound_span, 1.0 if self.imprint is None else self.strength)
+        idle = weighting.gap(self.picture_span, self.sound_span, self.strength if self.imprinted else 1.0)
         if idle is not None:
             raise ValueError(
                 f"picture_from, picture_until, sound_from, sound_until: below the time {idle:g} neither picture nor "
@@ -81,9 +94,14 @@ class SpectrogramRequest(Request):
         return self.sound_from, self.sound_until
 
     @property
+    def imprinted(self) -> bool:
+        """Tell whether there is something to begin with."""
+        return self.imprint is not None or self.imprint_text is not None
+
+    @property
     def skipped(self) -> int:
         """Return how many of the first steps the imprint stands for."""
-        return 0 if self.imprint is None else self.steps - int(self.steps * self.strength + weighting.CLOSE)
+        return self.steps - int(self.steps * self.strength + weighting.CLOSE) if self.imprinted else 0
 
 
 class Spectrogram(Generator):

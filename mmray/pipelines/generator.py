@@ -11,7 +11,7 @@ from mmray import provenance, storage
 from mmray.errors import ConfigError, Reason, SampleError
 from mmray.extractors.base import ExtractFn, Extractor, Kind, Pooling
 from mmray.extractors.clip import Clip
-from mmray.generation import files
+from mmray.generation import files, imprint
 from mmray.generation.base import Generator, RequestError, Result
 from mmray.generation.rank import Judge
 from mmray.models import weights
@@ -74,14 +74,15 @@ class Generation(Extractor):
         try:
             for name in PICTURES:
                 if name in values:
-                    values[name] = _picture(values[name], self.pictures[values[name]])
+                    values[name] = _picture(name, values[name], self.pictures[values[name]])
         except SampleError as error:
             return error
         return self.generator.request(**values)
 
 
 def task(as_: str, generator: Generator, scores: Scores, pictures: Mapping[str, str], file: str) -> Task:
-    """Return the task of a run, called ``as_``; ConfigError where a checkpoint is not there."""
+    """Return the task of a run, called ``as_``; ConfigError where a checkpoint, or the generator's extra, is not there."""
+    job.installed(generator, f"{file}: generator.name")
     names = {field: getattr(generator, field) for field in generator.checkpoints}
     extractor = Generation(
         generator=generator, batch_size=generator.batch_size, pictures=dict(pictures), **names, **scores.model_dump()
@@ -110,8 +111,8 @@ def task(as_: str, generator: Generator, scores: Scores, pictures: Mapping[str, 
     )
 
 
-def _picture(digest: str, uri: str) -> Any:
-    """Return a picture, uint8 (height, width, 3)."""
+def _picture(name: str, digest: str, uri: str) -> Any:
+    """Return the picture that a field stands for, uint8 (height, width, 3): of an imprint also that of a sound."""
     try:
         data = storage.read_bytes(uri)
     except FileNotFoundError as error:
@@ -119,7 +120,7 @@ def _picture(digest: str, uri: str) -> Any:
     if hashlib.sha256(data).hexdigest() != digest:
         raise SampleError(Reason.CORRUPT, f"{uri} has changed since the run began")
     try:
-        return files.picture_of(data, uri)
+        return imprint.of_file(data, uri) if name == "imprint" else files.picture_of(data, uri)
     except RequestError as error:
         raise SampleError(Reason.CORRUPT, f"{uri} {error.message}") from error
 

@@ -2,6 +2,7 @@
 
 import functools
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -14,8 +15,10 @@ from PIL import Image
 from pydantic import ValidationError
 
 from mmray.errors import ConfigError
+from mmray.generation import files
 from mmray.generation.base import RequestError
 from mmray.generation.canvas import Canvas
+from mmray.generation.imprint import of_file, of_text
 from mmray.generation.spectrogram import Spectrogram, SpectrogramRequest
 from mmray.models import hifigan, mel_image
 from mmray.models.torch_setup import ensure_torchaudio
@@ -369,3 +372,41 @@ def test_folders_that_do_not_fit_are_refused(paths, tmp_path):
         file.write_text(json.dumps(json.loads(file.read_text()) | change))
         with pytest.raises(ConfigError, match=match):
             Spectrogram().load("cpu", {"model": paths["model"], "sound_model": str(folder)})
+
+
+def test_words_are_drawn_across_the_canvas(generate):
+    drawn = of_text("HELLO", 1024, 256)
+    rows, columns = (np.flatnonzero(drawn.max(axis)) for axis in (1, 0))
+    assert drawn.shape == (256, 1024)
+    assert rows[0] > 0
+    assert columns[-1] < 1023
+    assert (rows[-1] - rows[0] > 0.85 * 256) or (columns[-1] - columns[0] > 0.85 * 1024)
+    written, given = generate(
+        [asked(imprint_text="HELLO", strength=0.5), asked(imprint=of_text("HELLO", 96, 256), strength=0.5)], silent
+    )
+    assert difference(written, given) == [0, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"imprint_text": "Ωmega"}, "letters that cannot be drawn here (Ω)"),
+        ({"imprint_text": " \n "}, "nothing to draw"),
+        ({"imprint_text": "a", "imprint": stripes()}, "give one of them"),
+    ],
+)
+def test_words_that_cannot_be_drawn_are_refused(fields, words):
+    with pytest.raises(ValidationError, match="imprint_text: .*" + re.escape(words)):
+        asked(**fields)
+
+
+def test_an_imprint_may_be_a_file_of_a_picture_or_a_recording():
+    chirp = np.sin(np.cumsum(np.linspace(0.05, 1.0, 22_050))).astype(np.float32) / 2  # 1 s that rises
+    painted = of_file(files.wav(chirp, 22_050), "imprint")
+    assert painted.shape == (256, 100, 3)
+    peaks = painted[:, 10:90, 0].argmax(axis=0)
+    assert np.all(np.diff(peaks) <= 0), "high pitches are at the top"
+    np.testing.assert_array_equal(of_file(files.png(stripes()), "imprint")[..., 0], stripes())
+    for data, words in ((b"nothing", "no picture that can be read"), (files.wav(chirp[:300], 22_050), "944 samples")):
+        with pytest.raises(RequestError, match=words):
+            of_file(data, "imprint")

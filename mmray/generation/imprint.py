@@ -1,0 +1,57 @@
+"""What an image that sounds can begin with: a picture, the spectrogram of a recording, or words that are drawn."""
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from mmray.generation import files
+from mmray.generation.base import RequestError
+
+LONGEST_S = 82  # of a recording: 8192 columns of 10 ms, the widest canvas
+MARGIN = 0.04  # of a canvas's height that stays free around words
+PROBE_PX = 100.0  # what is drawn grows in step with the size of the font
+
+
+def of_file(data: bytes, field: str) -> npt.NDArray[np.uint8]:
+    """Return the picture of a file, or the spectrogram of its sound, uint8 (height, width, 3).
+
+    RequestError where it holds neither.
+    """
+    from mmray.models import mel_image
+
+    try:
+        return files.picture_of(data, field)
+    except RequestError as no_picture:
+        try:
+            sound, _ = files.sound_of(data, field, LONGEST_S, mel_image.RATE_HZ)
+            return mel_image.picture(sound)
+        except RequestError as error:
+            raise (no_picture if error.message == files.NO_SOUND else error) from error
+        except ValueError as error:
+            raise RequestError(field, str(error)) from error
+
+
+def of_text(text: str, width_px: int, height_px: int) -> npt.NDArray[np.uint8]:
+    """Draw words as large as the canvas has room for, white on black, uint8 (height, width).
+
+    ValueError for letters that Pillow's own font lacks (it has those of ASCII): a picture of them can be given instead.
+    """
+    from PIL import Image, ImageDraw, ImageFont
+
+    if not text.strip():
+        raise ValueError("has nothing to draw")
+    canvas = Image.new("L", (width_px, height_px))
+    draw = ImageDraw.Draw(canvas)
+    probe: Any = ImageFont.load_default(PROBE_PX)
+    nothing = bytes(probe.getmask("\uffff"))
+    if lacking := sorted({one for one in text if not one.isspace() and bytes(probe.getmask(one)) == nothing}):
+        raise ValueError(f"has letters that cannot be drawn here ({' '.join(lacking)}); give a picture of them instead")
+    left, top, right, bottom = draw.multiline_textbbox((0, 0), text, font=probe, align="center")
+    margin_px = MARGIN * height_px
+    room = min((width_px - 2 * margin_px) / (right - left), (height_px - 2 * margin_px) / (bottom - top))
+    font: Any = ImageFont.load_default(max(1.0, PROBE_PX * room))
+    left, top, right, bottom = draw.multiline_textbbox((0, 0), text, font=font, align="center")
+    corner = (width_px - left - right) / 2, (height_px - top - bottom) / 2
+    draw.multiline_text(corner, text, fill=255, font=font, align="center")
+    return np.asarray(canvas)
