@@ -11,7 +11,7 @@ from typing import Annotated, Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Field, InstanceOf, model_validator
 
 from mmray.generation.base import GenerateFn, Generator, Precision, Progress, Request, RequestError, Result
 from mmray.generation.batches import in_batches
@@ -139,6 +139,14 @@ class LabelsRequest(Request):
         return self
 
 
+class FitRequest(Request):
+    """What was made, and the words that its picture and its sound should fit."""
+
+    result: InstanceOf[Result]
+    seen: str
+    heard: str
+
+
 class _Alone(NamedTuple):
     work: int = 1
 
@@ -146,7 +154,8 @@ class _Alone(NamedTuple):
 class Labels(Generator):
     """Zero-shot labels: ``scores`` are the shares of all labels, which sum to 1: a softmax over scaled cosines.
 
-    Nothing is drawn at random: the seed decides nothing.
+    Asked with a ``FitRequest`` it gives the cosines ``clip`` and ``clap`` instead. Nothing is drawn at random: the seed
+    decides nothing.
     """
 
     name: ClassVar[str] = "labels"
@@ -161,17 +170,21 @@ class Labels(Generator):
         judge = Judge(paths["model"], paths["sound_model"], self.precision, device)
         judge.scales, judge.seen(["a"]), judge.heard(["a"])  # a damaged folder is found now
 
-        def make(_: _Alone, requests: list[LabelsRequest], progress: Callable[[int], None]) -> list[Result]:
+        def make(
+            _: _Alone, requests: list[LabelsRequest | FitRequest], progress: Callable[[int], None]
+        ) -> list[Result]:
             progress(1)
-            return [Result(scores=_shares(judge, request)) for request in requests]
+            return [Result(scores=_scores(judge, request)) for request in requests]
 
-        def generate(requests: Sequence[LabelsRequest], progress: Progress) -> list[Result | RequestError]:
+        def generate(requests: Sequence[LabelsRequest | FitRequest], progress: Progress) -> list[Result | RequestError]:
             return in_batches(requests, self.batch_size, lambda _: _Alone(), make, progress)
 
         return generate
 
 
-def _shares(judge: Judge, request: LabelsRequest) -> dict[str, float]:
+def _scores(judge: Judge, request: LabelsRequest | FitRequest) -> Mapping[str, float]:
+    if isinstance(request, FitRequest):
+        return judge.score([request.result], [request.seen], [request.heard])[0].scores
     texts = [request.template.replace("{}", label) for label in request.labels]
     if request.image is not None:
         cosines, scale = judge.seen(texts) @ judge.of_pictures([request.image])[0], judge.scales["picture"]

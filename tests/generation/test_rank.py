@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from mmray.errors import ConfigError
 from mmray.generation.base import Result
-from mmray.generation.rank import Judge, Labels, LabelsRequest, best
+from mmray.generation.rank import FitRequest, Judge, Labels, LabelsRequest, best
 
 RATE_HZ = 16_000
 
@@ -124,6 +124,13 @@ def test_labels_share_out_one(labelled, judge, picture, sound):
     assert list(seen) == list(heard) == list(labels)
     assert sum(heard.values()) == pytest.approx(1)
     assert max(heard.values()) - min(heard.values()) > 1e-3
+
+
+def test_labels_also_say_how_well_a_result_fits_its_words(labelled, judge, picture, sound):
+    made = Result(picture=picture, sound=sound, rate_hz=RATE_HZ)
+    (found,) = labelled([FitRequest(result=made, seen="sea", heard="birds")], silent)
+    assert found.scores == pytest.approx(judge.score([made], ["sea"], ["birds"])[0].scores)
+    assert set(found.scores) == {"clip", "clap"}
 
 
 @pytest.mark.parametrize(
