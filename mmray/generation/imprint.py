@@ -8,15 +8,17 @@ import numpy.typing as npt
 from mmray.generation import files
 from mmray.generation.base import RequestError
 
-LONGEST_S = 82  # of a recording: 8192 columns of 10 ms, the widest canvas
+LONGEST_S = 600  # of a recording: what a canvas has no room for is cut off
+WIDTH_PX = 1024  # of a canvas, unless a request says otherwise: 10.24 s
 MARGIN = 0.04  # of a canvas's height that stays free around words
 PROBE_PX = 100.0  # what is drawn grows in step with the size of the font
 
 
-def of_file(data: bytes, field: str) -> npt.NDArray[np.uint8]:
-    """Return the picture of a file, or the spectrogram of its sound, uint8 (height, width, 3).
+def of_file(data: bytes, field: str, width_px: int = WIDTH_PX) -> npt.NDArray[np.uint8]:
+    """Return the picture of a file, uint8 (height, width, 3), or the spectrogram of its sound.
 
-    RequestError where it holds neither.
+    A spectrogram is ``width_px`` wide, a column for 10 ms: what a sound is longer is cut off, what it is shorter is
+    silence. RequestError where the file holds neither picture nor sound.
     """
     from mmray.models import mel_image
 
@@ -25,7 +27,8 @@ def of_file(data: bytes, field: str) -> npt.NDArray[np.uint8]:
     except RequestError as no_picture:
         try:
             sound, _ = files.sound_of(data, field, LONGEST_S, mel_image.RATE_HZ)
-            return mel_image.picture(sound)
+            painted = mel_image.picture(sound[: width_px * mel_image.HOP])
+            return np.pad(painted, ((0, 0), (0, width_px - painted.shape[1]), (0, 0)))
         except RequestError as error:
             raise (no_picture if error.message == files.NO_SOUND else error) from error
         except ValueError as error:

@@ -41,7 +41,7 @@ class SpectrogramRequest(Request):
     sound_from: float = Field(1.0, ge=0, le=1)
     sound_until: float = Field(0.0, ge=0, le=1)
     steps: int = Field(100, ge=1, le=1000)
-    width_px: int = Field(1024, ge=2 * PADDING_PX, le=8192, multiple_of=LATENT_PX)
+    width_px: int = Field(imprint.WIDTH_PX, ge=2 * PADDING_PX, le=8192, multiple_of=LATENT_PX)
     crop: Literal["pixels", "latents", "none"] = "pixels"
     imprint: npt.NDArray[np.uint8] | None = Field(None, repr=False)
     imprint_text: str | None = Field(None, min_length=1, max_length=1000)

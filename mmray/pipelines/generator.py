@@ -74,7 +74,7 @@ class Generation(Extractor):
         try:
             for name in PICTURES:
                 if name in values:
-                    values[name] = _picture(name, values[name], self.pictures[values[name]])
+                    values[name] = _picture(values, name, self.pictures[values[name]])
         except SampleError as error:
             return error
         return self.generator.request(**values)
@@ -111,16 +111,18 @@ def task(as_: str, generator: Generator, scores: Scores, pictures: Mapping[str, 
     )
 
 
-def _picture(name: str, digest: str, uri: str) -> Any:
+def _picture(values: Mapping[str, Any], name: str, uri: str) -> Any:
     """Return the picture that a field stands for, uint8 (height, width, 3): of an imprint also that of a sound."""
     try:
         data = storage.read_bytes(uri)
     except FileNotFoundError as error:
         raise SampleError(Reason.MISSING_FILE, str(error)) from error
-    if hashlib.sha256(data).hexdigest() != digest:
+    if hashlib.sha256(data).hexdigest() != values[name]:
         raise SampleError(Reason.CORRUPT, f"{uri} has changed since the run began")
     try:
-        return imprint.of_file(data, uri) if name == "imprint" else files.picture_of(data, uri)
+        if name == "imprint":
+            return imprint.of_file(data, uri, values.get("width_px", imprint.WIDTH_PX))
+        return files.picture_of(data, uri)
     except RequestError as error:
         raise SampleError(Reason.CORRUPT, f"{uri} {error.message}") from error
 

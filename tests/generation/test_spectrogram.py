@@ -402,8 +402,10 @@ def test_words_that_cannot_be_drawn_are_refused(fields, words):
 
 def test_an_imprint_may_be_a_file_of_a_picture_or_a_recording():
     chirp = np.sin(np.cumsum(np.linspace(0.05, 1.0, 22_050))).astype(np.float32) / 2  # 1 s that rises
-    painted = of_file(files.wav(chirp, 22_050), "imprint")
-    assert painted.shape == (256, 100, 3)
+    painted = of_file(files.wav(chirp, 22_050), "imprint", 160)
+    assert painted.shape == (256, 160, 3)
+    assert painted[:, 100:].max() == 0, "silence follows"
+    assert of_file(files.wav(chirp, 22_050), "imprint", 64).shape == (256, 64, 3)
     peaks = painted[:, 10:90, 0].argmax(axis=0)
     assert np.all(np.diff(peaks) <= 0), "high pitches are at the top"
     np.testing.assert_array_equal(of_file(files.png(stripes()), "imprint")[..., 0], stripes())
