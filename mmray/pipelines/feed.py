@@ -52,6 +52,7 @@ class Feed:
         self.segment = segment
         self._queue: queue.Queue[tuple[AnySpec, Item] | BaseException | None] = queue.Queue(places(specs))
         self._decoding = self._open(specs)
+        self._over = self._unwanted = False
         threading.Thread(target=self._fill, name=f"decode {segment.sample_id}", daemon=True).start()
 
     def _open(self, specs: Sequence[AnySpec]) -> Decoding | None:
@@ -72,6 +73,8 @@ class Feed:
     def _fill(self) -> None:
         try:
             for pair in self._decoding or self._texts():
+                if self._unwanted:
+                    break
                 self._queue.put(pair)
             self._queue.put(None)
         except BaseException as error:  # noqa: BLE001 — it is raised again, in the thread that waits for this one
@@ -82,13 +85,24 @@ class Feed:
             yield TextSpec(), text(self.segment.text)
 
     def __iter__(self) -> Iterator[tuple[AnySpec, Item]]:
-        while (got := self._queue.get()) is not None:
+        while (got := self._next()) is not None:
             if isinstance(got, Exception) and not isinstance(got, SampleError):
                 log.error("%s: decoding failed unexpectedly", self.segment.sample_id, exc_info=got)
                 raise SampleError(Reason.CRASHED, last_words(got)) from got
             if isinstance(got, BaseException):
                 raise got
             yield got
+
+    def _next(self) -> tuple[AnySpec, Item] | BaseException | None:
+        got = self._queue.get()
+        self._over = got is None or isinstance(got, BaseException)
+        return got
+
+    def close(self) -> None:
+        """Stop decoding: what is left is dropped, and the thread, which may wait for room in the queue, ends."""
+        self._unwanted = True
+        while not self._over:
+            self._next()
 
     def outcome(self, specs: Sequence[AnySpec]) -> Outcome:
         """Return what decoding says of an extractor with these specs: the worst of what exists."""

@@ -41,14 +41,15 @@ def reader(entry: Entry, kind: str, where: str, file: str) -> tuple[Any, dict[st
     extractor = job.build(entry.name, settings, where, file)
     names = {field: str(getattr(extractor, field)) for field in extractor.checkpoints}
     try:
-        task = _task(entry.as_, extractor)
+        task = task_of(entry.as_, extractor)
     except ConfigError as error:
         raise ConfigError(f"{file}: {where}: {error}") from None
     loader = Embedder(task) if kind == "embedding" else Transcriber(task)
     return loader, names, task.fingerprint, extractor.batch_size
 
 
-def _task(as_: str, extractor: Extractor) -> Task:
+def task_of(as_: str, extractor: Extractor) -> Task:
+    """Return what the batch job would run; ConfigError where a checkpoint is not there."""
     found = job.checkpoints(extractor)
     path = str(next(iter(found.values())).path)
     extractor = extractor.resolved(path)
@@ -127,17 +128,15 @@ class Reading:
                 raise RequestError(
                     medium.field, f"lasts {duration_s:.0f} s, and at most {medium.longest_s:g} s are read"
                 )
-            places = tuple(place for place, one in enumerate(self._tasks) if words is not None or not one.reads_text)
-            under = replace(query.segment(path, True, duration_s), tasks=places, text=words)
-            feed = Feed(under, list(dict.fromkeys(s for place in places for s in self._tasks[place].extractor.specs)))
+            feeds = self._feeds(path, duration_s, words)
             work = Batch(self._extract, self._tasks, self._schemas, "request", lambda: progress(0, 0))
             try:
-                work.take(feed)
+                for feed in feeds:
+                    work.take(feed)
                 work.finish()
-            except BaseException:
-                for _ in feed:  # its thread waits for somebody to take what it decodes
-                    pass
-                raise
+            finally:
+                for feed in feeds:
+                    feed.close()
         tables: list[pa.Table | None] = [None] * len(self._tasks)
         failed = [one for one in work.finished if one.outcome is not None and one.outcome.status == "failed"]
         if len(failed) == len(work.finished) and failed and failed[0].outcome and failed[0].outcome.reason:
@@ -145,6 +144,19 @@ class Reading:
         for one in work.finished:
             tables[one.task] = one.tables[0] if one.tables else None
         return tables, duration_s
+
+    def _feeds(self, path: str, duration_s: float | None, words: str | None) -> list[Feed]:
+        """Return the medium, and the words if there are any, each for the extractors that read it."""
+        whole = [query.segment(path, True, duration_s), *([query.segment(words, False, None)] if words else [])]
+        own = [
+            replace(one, tasks=tuple(place for place, task in enumerate(self._tasks) if task.reads_text is not media))
+            for one, media in zip(whole, (True, False), strict=False)
+        ]
+        specs = [
+            list(dict.fromkeys(spec for place in one.tasks for spec in self._tasks[place].extractor.specs))
+            for one in own
+        ]
+        return [Feed(one, wanted) for one, wanted in zip(own, specs, strict=True)]
 
 
 @contextmanager
