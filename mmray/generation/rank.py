@@ -95,10 +95,11 @@ def best(results: Sequence[Result], n: int) -> list[Result]:
 
     Cosines below 0 count as 0: two results that both fit badly would otherwise make a good product.
     """
-    return sorted(results, key=_fit, reverse=True)[:n]
+    return sorted(results, key=fit, reverse=True)[:n]
 
 
-def _fit(result: Result) -> tuple[float, float]:
+def fit(result: Result) -> tuple[float, float]:
+    """Return what results are sorted by, larger for better ones; ValueError for one without scores."""
     cosines = [result.scores[name] for name in ("clip", "clap") if name in result.scores]
     if not cosines:
         raise ValueError("a result without the scores clip and clap cannot be ranked")

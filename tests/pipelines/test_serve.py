@@ -50,11 +50,15 @@ def config(tiny: Path, **keys: Any) -> ServeConfig:
     models = [
         {"name": "image", "as": "sd", "model": str(tiny / "stable_diffusion"), "batch_size": 8, "steps": 3},
         {"name": "audio", "as": "ldm", "model": str(tiny / "audioldm"), "steps": 2, "length_s": 0.5},
+        {
+            "name": "spectrogram", "as": "both", "model": str(tiny / "stable_diffusion"),
+            "sound_model": str(tiny / "auffusion"),
+        },
         {"name": "caption", "as": "blip", "model": str(tiny / "blip"), "max_tokens": 5},
         {"name": "labels", "as": "fit", "model": str(tiny / "clip"), "sound_model": str(tiny / "clap")},
         {"name": "sbert", "as": "minilm", "model": str(tiny / "sbert")},
         {"name": "whisper", "model": str(tiny / "whisper"), "gate": None},
-    ]
+    ]  # fmt: skip
     given = {"port": port(), "models": [{**one, "pool": "tiny"} for one in models], "pools": {"tiny": {"memory_gb": 1}}}
     given |= {"limits": {"prompt_chars": 200, "side_px": 128, "steps": 400, "n": 4, "upload_bytes": 2_000_000}}
     return ServeConfig.model_validate(given | {"drain_s": 5} | keys)
@@ -163,7 +167,7 @@ def test_the_openai_client_transcribes_in_every_form(client: openai.OpenAI) -> N
 
 def test_the_openai_client_lists_the_models(client: openai.OpenAI) -> None:
     assert {model.id for model in client.models.list()} == {
-        "sd", "ldm", "blip", "fit", "minilm", "whisper", "both_gated", "search",
+        "sd", "ldm", "both", "blip", "fit", "minilm", "whisper", "both_gated", "search",
     }  # fmt: skip
     assert client.models.retrieve("sd").id == "sd"
 
@@ -185,9 +189,36 @@ def test_sounds_captions_labels_and_stories(http: httpx2.Client) -> None:
         assert (opened.duration or 0) / 1e6 == pytest.approx(1, abs=0.15)
 
 
+def test_what_is_made_says_how_well_it_fits_its_words_and_the_best_come_first(http: httpx2.Client) -> None:
+    def made(path: str, **asked: Any) -> Any:
+        return http.post(path, json={"prompt": "a cat", "steps": 2, "seed": 5} | asked).json()["data"]
+
+    shared = {"sound_prompt": "rain", "width_px": 96, "imprint_text": "HI", "strength": 0.5, "n": 3}
+    every = made("/v1/spectrograms/generations", **shared)
+    assert [one["seed"] for one in every] == [5, 6, 7]
+    products = {one["seed"]: max(0, one["scores"]["clip"]) * max(0, one["scores"]["clap"]) for one in every}
+    two = made("/v1/spectrograms/generations", best=2, **shared)
+    assert [products[one["seed"]] for one in two] == sorted(products.values(), reverse=True)[:2]
+    assert two[0] == next(one for one in every if one["seed"] == two[0]["seed"])
+    pictures = made("/v1/images/generations", size="64x64", n=3, best=3)
+    cosines = [one["scores"]["clip"] for one in pictures]
+    assert cosines == sorted(cosines, reverse=True)
+    (sound,) = made("/v1/audio/generations", length_s=0.4)
+    assert set(sound["scores"]) == {"clap"}
+    (story,) = made("/v1/stories", size="64x64", length_s=0.4)
+    assert set(story["scores"]) >= {"clip", "clap"}
+
+
 @pytest.mark.parametrize(
     ("path", "body", "param"),
     [
+        ("/v1/images/generations", {"prompt": "x", "n": 2, "best": 3}, "best"),
+        (
+            "/v1/spectrograms/generations",
+            {"prompt": "x", "sound_prompt": "x", "imprint_text": "Ω"},
+            "imprint_text",
+        ),
+        ("/v1/spectrograms/generations", {"prompt": "x", "sound_prompt": "x", "imprint": "AAAA"}, "imprint"),
         ("/v1/images/generations", {"prompt": "x" * 201}, "prompt"),
         ("/v1/images/generations", {"prompt": ""}, "prompt"),
         ("/v1/images/generations", {"prompt": "x", "n": 5}, "n"),

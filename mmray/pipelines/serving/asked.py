@@ -25,11 +25,15 @@ class Asked(BaseModel):
 
 
 class Prompted(Asked):
-    """What pictures and sounds are made of; what is left out is as the served model says."""
+    """What pictures and sounds are made of; what is left out is as the served model says.
+
+    ``best``: of the ``n`` made return so many, the best first, by CLIP (pictures) and CLAP (sounds).
+    """
 
     prompt: Text
     negative_prompt: str = ""
     n: int = Field(1, ge=1, le=64)
+    best: int | None = Field(None, ge=1, le=64)
     seed: Seed = 0
     steps: Steps = None
     guidance: Guidance = None
@@ -60,13 +64,17 @@ class SoundsAsked(Prompted):
 
 
 class SpectrogramsAsked(Asked):
-    """Images that sound; ``imprint``: a picture file in base64, to begin with."""
+    """Images that sound; ``imprint``: the file of a picture or a sound in base64, to begin with.
+
+    ``imprint_text``: words that are drawn instead; ``best``: of the ``n`` made return so many, by CLIP x CLAP.
+    """
 
     prompt: Text
     sound_prompt: Text
     negative_prompt: str = ""
     negative_sound_prompt: str = ""
     n: int = Field(1, ge=1, le=64)
+    best: int | None = Field(None, ge=1, le=64)
     seed: Seed = 0
     steps: Steps = None
     guidance: Guidance = None
@@ -79,6 +87,7 @@ class SpectrogramsAsked(Asked):
     width_px: int | None = Field(None, ge=64, le=8192)
     crop: Literal["pixels", "latents", "none"] | None = None
     imprint: str | None = Field(None, repr=False)
+    imprint_text: Text | None = Field(None, max_length=1000)
     strength: Share | None = None
 
 

@@ -2,6 +2,8 @@
 
 import base64
 import io
+from collections.abc import Iterator
+from contextlib import contextmanager
 from fractions import Fraction
 from typing import Any
 
@@ -9,7 +11,7 @@ import av
 import numpy as np
 import numpy.typing as npt
 
-from mmray.generation import files
+from mmray.generation import files, imprint
 from mmray.generation.base import RequestError
 from mmray.pipelines.serving.refusals import wrong
 
@@ -23,10 +25,8 @@ def base64_of(data: bytes) -> str:
 
 def picture_of(data: bytes, field: str) -> npt.NDArray[np.uint8]:
     """Return the picture of a file, upright, uint8 RGB (height, width, 3); a Refusal where it is none."""
-    try:
+    with refused(field):
         return files.picture_of(data, field)
-    except RequestError as error:
-        raise wrong(field, error.message, "invalid_file") from error
 
 
 def bytes_of(text: str, field: str) -> bytes:
@@ -59,19 +59,20 @@ def film(picture: npt.NDArray[np.uint8], sound: npt.NDArray[np.float32], rate_hz
 
 def sound_of(data: bytes, field: str, longest_s: float) -> tuple[npt.NDArray[np.float32], int]:
     """Return the sound of a file, mono float32 (samples,), and its rate; a Refusal where it has none."""
-    parts: list[npt.NDArray[np.float32]] = []
+    with refused(field):
+        return files.sound_of(data, field, longest_s)
+
+
+def imprint_of(data: bytes, field: str, width_px: int | None) -> npt.NDArray[np.uint8]:
+    """Return what an image that sounds can begin with; a Refusal where a file holds neither picture nor sound."""
+    with refused(field):
+        return imprint.of_file(data, field, width_px or imprint.WIDTH_PX)
+
+
+@contextmanager
+def refused(field: str) -> Iterator[None]:
+    """Turn what is wrong with a file into a Refusal."""
     try:
-        with av.open(io.BytesIO(data), "r") as container:
-            if not container.streams.audio:
-                raise wrong(field, "is neither a picture nor has it sound", "invalid_file")
-            rate_hz = container.streams.audio[0].rate
-            mono = av.AudioResampler("flt", "mono", rate_hz)
-            for frame in container.decode(audio=0):
-                parts += [one.to_ndarray()[0] for one in mono.resample(frame)]
-                if sum(map(len, parts)) > longest_s * rate_hz:
-                    raise wrong(field, f"lasts more than {longest_s:g} s", "limit_exceeded")
-    except av.error.FFmpegError as error:
-        raise wrong(field, "is neither a picture nor a sound that can be read", "invalid_file") from error
-    if not sum(map(len, parts)):
-        raise wrong(field, "has sound of no samples", "invalid_file")
-    return np.concatenate(parts), rate_hz
+        yield
+    except RequestError as error:
+        raise wrong(field, error.message, "invalid_file") from error

@@ -3,16 +3,17 @@
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from pydantic import ValidationError
 
-from mmray.generation import files
+from mmray.generation import files, rank, registry
 from mmray.generation.audio import AudioRequest
 from mmray.generation.base import Request, Result
 from mmray.generation.caption import CaptionRequest
-from mmray.generation.image import ImageRequest
+from mmray.generation.rank import FitRequest
 from mmray.generation.spectrogram import SpectrogramRequest
 from mmray.pipelines.serving import asked, coding
 from mmray.pipelines.serving.asked import Body
@@ -34,6 +35,7 @@ def built(kind: type[Request], values: Mapping[str, Any]) -> Any:
     except ValidationError as error:
         problem = error.errors()[0]
         words = problem["msg"].removeprefix("Value error, ")
+        words = "is nothing that this model can heed" if problem["type"] == "extra_forbidden" else words
         field = str(problem["loc"][0]) if problem["loc"] else words.partition(":")[0].partition(",")[0]
         raise wrong(OUTSIDE.get(field, field), words) from error
 
@@ -62,7 +64,7 @@ def within(limits: Limits, body: asked.Asked) -> None:
     for field, limit in most.items():
         if (value := getattr(body, field, None)) is not None and value > limit:
             raise wrong(field, f"is {value:g}, and at most {limit:g} here", "limit_exceeded")
-    for field in ("prompt", "sound_prompt", "negative_prompt", "negative_sound_prompt", "text"):
+    for field in ("prompt", "sound_prompt", "negative_prompt", "negative_sound_prompt", "imprint_text", "text"):
         if len(getattr(body, field, None) or "") > limits.prompt_chars:
             raise wrong(field, f"has more than {limits.prompt_chars} characters", "limit_exceeded")
     if (getattr(body, "width_px", None) or 0) > limits.side_px:
@@ -72,23 +74,53 @@ def within(limits: Limits, body: asked.Asked) -> None:
 async def images(models: Models, limits: Limits, body: asked.ImagesAsked, tell: Tell | None) -> Body:
     """Make pictures."""
     name = models.name("image", body.model)
-    fields = ("prompt", "negative_prompt", "steps", "guidance")
-    values = {field: getattr(body, field) for field in fields} | sides(body.size, limits)
+    values: dict[str, Any] = {"prompt": body.prompt, "negative_prompt": body.negative_prompt or None}
+    values |= {"steps": body.steps, "guidance": body.guidance, **sides(body.size, limits)}
     if isinstance(body, asked.EditAsked):
         picture = await asyncio.to_thread(coding.picture_of, body.image, "image")
         if "width_px" not in values and max(picture.shape) > limits.side_px:
             raise wrong("image", f"has sides of over {limits.side_px} px; give a size that it is scaled to")
         values |= {"image": picture, "strength": body.strength}
-    found = await models.made(name, seeded(ImageRequest, body, values), tell)
-    data = await asyncio.to_thread(_pictures, body.seed, found)
+    found = await chosen(models, name, seeded(_request(models, name), body, values), body, tell)
+    data = await asyncio.to_thread(lambda: [{"b64_json": _png(one), **_about(one, seed)} for one, seed in found])
     return {"created": int(time.time()), "data": data, "output_format": "png"}
 
 
-def _pictures(seed: int, found: list[Result]) -> list[Body]:
-    return [
-        {"b64_json": _png(one), "seed": (seed + number) % SEEDS, "scores": dict(one.scores)}
-        for number, one in enumerate(found)
-    ]
+def _request(models: Models, name: str) -> type[Request]:
+    """Return what a model's generator takes."""
+    return registry.get(models.about[name]["generator"]).request
+
+
+async def chosen(
+    models: Models, name: str, requests: list[Any], body: asked.Asked, tell: Tell | None
+) -> list[tuple[Result, int]]:
+    """Return what is made of all requests, each with its seed: in order, or the ``best`` of them, the best first.
+
+    Where CLIP and CLAP are served (``labels``), each has their scores: how well it fits its words.
+    """
+    best = getattr(body, "best", None)
+    if best is not None and not models.serves("labels"):
+        raise wrong("best", "needs a model to choose by, and this server has none (labels)")
+    if best is not None and best > len(requests):
+        raise wrong("best", f"is {best}, of n = {len(requests)}")
+    found = await models.made(name, requests, tell)
+    words = [(request.prompt, getattr(request, "sound_prompt", request.prompt)) for request in requests]
+    found = await scored(models, found, words)
+    pairs = list(zip(found, (request.seed for request in requests), strict=True))
+    return pairs if best is None else sorted(pairs, key=lambda pair: rank.fit(pair[0]), reverse=True)[:best]
+
+
+async def scored(models: Models, found: list[Result], words: list[tuple[str, str]]) -> list[Result]:
+    """Return results with their cosines with the words for picture and sound, where CLIP and CLAP are served."""
+    if not models.serves("labels"):
+        return found
+    fits = [FitRequest(result=one, seen=seen, heard=heard) for one, (seen, heard) in zip(found, words, strict=True)]
+    judged = await models.made(models.name("labels", None), fits)
+    return [replace(one, scores=own.scores) for one, own in zip(found, judged, strict=True)]
+
+
+def _about(one: Result, seed: int) -> Body:
+    return {"seed": seed, "scores": dict(one.scores)}
 
 
 def _png(one: Result) -> str:
@@ -107,10 +139,9 @@ async def sounds(models: Models, limits: Limits, body: asked.SoundsAsked, tell: 
     name = models.name("audio", body.model)
     fields = ("prompt", "negative_prompt", "steps", "guidance", "length_s")
     requests = seeded(AudioRequest, body, {field: getattr(body, field) for field in fields})
-    found = await models.made(name, requests, tell)
     data = [
-        {"b64_json": _wav(one), "rate_hz": one.rate_hz, "seconds": _seconds(one), "seed": (body.seed + number) % SEEDS}
-        for number, one in enumerate(found)
+        {"b64_json": _wav(one), "rate_hz": one.rate_hz, "seconds": _seconds(one), **_about(one, seed)}
+        for one, seed in await chosen(models, name, requests, body, tell)
     ]
     return {"created": int(time.time()), "data": data, "output_format": "wav"}
 
@@ -124,11 +155,11 @@ async def spectrograms(models: Models, limits: Limits, body: asked.SpectrogramsA
     """Make images that sound."""
     del limits
     name = models.name("spectrogram", body.model)
-    values = body.model_dump(exclude={"model", "background", "user", "n", "seed", "imprint"})
+    values = body.model_dump(exclude={"model", "background", "user", "n", "seed", "best", "imprint"})
     if body.imprint is not None:
         data = coding.bytes_of(body.imprint, "imprint")
-        values["imprint"] = await asyncio.to_thread(coding.picture_of, data, "imprint")
-    found = await models.made(name, seeded(SpectrogramRequest, body, values), tell)
+        values["imprint"] = await asyncio.to_thread(coding.imprint_of, data, "imprint", body.width_px)
+    found = await chosen(models, name, seeded(SpectrogramRequest, body, values), body, tell)
     made = await asyncio.to_thread(
         lambda: [
             {
@@ -137,10 +168,9 @@ async def spectrograms(models: Models, limits: Limits, body: asked.SpectrogramsA
                 "sound_b64": _wav(one),
                 "rate_hz": one.rate_hz,
                 "seconds": _seconds(one),
-                "seed": (body.seed + number) % SEEDS,
-                "scores": dict(one.scores),
+                **_about(one, seed),
             }
-            for number, one in enumerate(found)
+            for one, seed in found
         ]
     )
     return {"created": int(time.time()), "data": made, "output_format": "png"}
@@ -159,8 +189,8 @@ async def story(models: Models, limits: Limits, body: asked.StoryAsked, tell: Te
     """Make a picture and a sound at once, then a caption of the picture, and a film of all."""
     image, sound = models.name("image", body.model), models.name("audio", body.audio_model, "audio_model")
     caption = models.name("caption", body.caption_model, "caption_model")
-    shared = {"negative_prompt": body.negative_prompt, "steps": body.steps, "guidance": body.guidance}
-    picture = seeded(ImageRequest, body, {**shared, "prompt": body.prompt} | sides(body.size, limits))
+    shared = {"negative_prompt": body.negative_prompt or None, "steps": body.steps, "guidance": body.guidance}
+    picture = seeded(_request(models, image), body, {**shared, "prompt": body.prompt} | sides(body.size, limits))
     words = {**shared, "prompt": body.sound_prompt or body.prompt, "length_s": body.length_s}
     part = {} if tell is None else {"image": (0, 0), "audio": (0, 0)}
 
@@ -179,9 +209,11 @@ async def story(models: Models, limits: Limits, body: asked.StoryAsked, tell: Te
     assert made.picture is not None
     assert tune.sound is not None
     (said,) = await models.made(caption, [built(CaptionRequest, {"image": made.picture})])
+    whole = replace(made, sound=tune.sound, rate_hz=tune.rate_hz)
+    (whole,) = await scored(models, [whole], [(body.prompt, body.sound_prompt or body.prompt)])
     film = await asyncio.to_thread(coding.film, made.picture, np.asarray(tune.sound), tune.rate_hz)
     data = {
         "video_b64": base64_of(film), "b64_json": _png(made), "sound_b64": _wav(tune), "rate_hz": tune.rate_hz,
-        "seconds": _seconds(tune), "caption": said.text, "seed": body.seed,
+        "seconds": _seconds(tune), "caption": said.text, **_about(whole, body.seed),
     }  # fmt: skip
     return {"created": int(time.time()), "data": [data]}

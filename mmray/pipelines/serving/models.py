@@ -24,6 +24,10 @@ class Models:
         self.about = about
         self._handles = handles
 
+    def serves(self, kind: Kind) -> bool:
+        """Tell whether there is a model of a kind."""
+        return any(about["kind"] == kind for about in self.about.values())
+
     def name(self, kind: Kind, asked: str | None, field: str = "model") -> str:
         """Return the model to use: that which is named, else the first of its kind; a Refusal where there is none."""
         able = [name for name, about in self.about.items() if about["kind"] == kind]
