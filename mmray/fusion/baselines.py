@@ -83,13 +83,18 @@ def numbers(block: Block, about: Embedding, train: Places) -> Numbers:
 
     Vectors: each column to mean 0 and variance 1. Then all are divided so that the mean square length of a row is 1:
     a long embedding does not drown a short one. Where a sample of the train part is absent, absent rows stand at the
-    mean and one more column tells present (1) from absent (0).
+    mean (texts: have no words), and one more column tells present (1) from absent (0).
     """
     seen = train[block.present[train]]
     if not len(seen):
         raise ValueError(f"{about.as_}: no sample of the train part has it")
-    if block.texts is not None:
-        return _words(block, about, seen)
+    read = _scaled(block, seen) if block.texts is None else _words(block, about, seen)
+    if block.present[train].all():
+        return read
+    return lambda places: np.column_stack([read(places), block.present[places]]).astype(np.float32)
+
+
+def _scaled(block: Block, seen: Places) -> Numbers:
     matrix = block.matrix
     assert matrix is not None
     rows = matrix[seen].astype(np.float64)
@@ -97,12 +102,10 @@ def numbers(block: Block, about: Embedding, train: Places) -> Numbers:
     varies = spread > 1e-9 * np.maximum(np.abs(middle), 1)
     length = np.sqrt(max(1, int(varies.sum())))
     scale = np.where(varies, 1 / (np.where(varies, spread, 1) * length), 0)
-    flag = bool((~block.present[train]).any())
 
     def read(places: Places) -> Matrix:
         there = block.present[places]
-        values = np.where(there[:, None], (matrix[places] - middle) * scale, 0)
-        return np.column_stack([values, there] if flag else [values]).astype(np.float32)
+        return np.where(there[:, None], (matrix[places] - middle) * scale, 0).astype(np.float32)
 
     return read
 

@@ -1,6 +1,6 @@
 """A study's configuration: one YAML file -> frozen models, complete before anything starts."""
 
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -58,6 +58,8 @@ class Embedding(Part):
 
 class LabelSet(Part):
     """One answer to the question what a sample's class is: rules over a column, or over zero-shot scores."""
+
+    model_config = ConfigDict(coerce_numbers_to_str=True)  # drop: [3] means the label 3
 
     as_: str = Field("given", alias="as")
     column: str = "label"
@@ -135,8 +137,8 @@ class StudyConfig(SplitRule):
     rows: tuple[Row, ...] = ()
     at_most: int = Field(3, ge=2, le=8)  # embeddings in a combination
     inner_folds: int = Field(3, ge=2, le=20)  # of the train part: where late fusion's probabilities come from
-    seeds: tuple[int, ...] = Field((0,), min_length=1)
-    timeout_s: float = Field(600, gt=0)
+    seeds: tuple[Annotated[int, Field(ge=0, lt=2**32)], ...] = Field((0,), min_length=1)
+    timeout_s: float = Field(600, gt=0, le=365 * 86_400)
     cpus_per_cell: float = Field(1, gt=0, le=64)
 
     @field_validator("seeds", mode="before")

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import polars as pl
+import pyarrow as pa
 
 from mmray.config import nearest
 from mmray.errors import ConfigError
@@ -20,6 +21,7 @@ from mmray.tables import features, ledger, windows
 from mmray.tables.store import Store, open_store
 
 Mask = npt.NDArray[np.bool_]
+Content = tuple[bytes | None, ...]  # digests of what a sample has of some embeddings
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,29 @@ class Block:
     def dim(self) -> int:
         """Return the numbers of a row; 0 for texts."""
         return 0 if self.matrix is None else int(self.matrix.shape[1])
+
+    def digests(self) -> list[bytes | None]:
+        """Return a digest of each sample's vector or text: equal ones are duplicates.
+
+        None where it has none, or a vector of zeros: nothing was found in it, which many samples have in common.
+        """
+        if self.texts is not None:
+            values = [None if text is None else text.encode("utf-8", "replace") for text in self.texts]
+        else:
+            assert self.matrix is not None
+            some = self.present & self.matrix.any(axis=1)
+            values = [row.tobytes() if there else None for row, there in zip(self.matrix, some, strict=True)]
+        return [None if value is None else hashlib.sha256(value).digest() for value in values]
+
+    @property
+    def telling(self) -> bool:
+        """Tell whether any two samples differ; True of a single one."""
+        if self.texts is not None:
+            found = {text for text in self.texts if text is not None}
+            return len(found) > 1 or int(self.present.sum()) < 2
+        assert self.matrix is not None
+        rows = self.matrix[self.present]
+        return len(rows) < 2 or bool((rows != rows[0]).any())
 
 
 @dataclass(frozen=True)
@@ -60,18 +85,14 @@ class Dataset:
         masks = [self.blocks[name].present for name in names]
         return np.logical_and.reduce(masks) if masks else np.ones(len(self.ids), bool)
 
-    def contents(self) -> list[str | None]:
-        """Return a digest of each sample's vectors and texts, None where it has none: equal ones are duplicates."""
-        digests: list[str | None] = []
-        for place in range(len(self.ids)):
-            digest, any_there = hashlib.sha256(), False
-            for name, block in self.blocks.items():
-                if block.present[place]:
-                    any_there = True
-                    value = block.matrix[place].tobytes() if block.matrix is not None else block.texts[place].encode()  # type: ignore[index, union-attr]
-                    digest.update(name.encode() + b"\0" + value)
-            digests.append(digest.hexdigest() if any_there else None)
-        return digests
+    def contents(self, names: Iterable[str]) -> list[Content | None]:
+        """Return digests of what each sample has of these embeddings; None where it has nothing."""
+        return together([self.blocks[name].digests() for name in names])
+
+
+def together(digests: Sequence[Sequence[bytes | None]]) -> list[Content | None]:
+    """Join the digests of several embeddings, sample by sample; None where a sample has nothing of any."""
+    return [one if any(own is not None for own in one) else None for one in zip(*digests, strict=True)]
 
 
 def load(uri: str, embeddings: Sequence[Embedding]) -> Dataset:
@@ -84,7 +105,7 @@ def load(uri: str, embeddings: Sequence[Embedding]) -> Dataset:
     manifest = store.read("manifest.parquet")
     if manifest is None:
         raise ConfigError(f"{uri}: has no manifest.parquet; `mmray extract` makes one")
-    columns = {name: manifest[name].to_pylist() for name in manifest.column_names}
+    columns = values(manifest)
     ids = tuple(columns["sample_id"])
     blocks: dict[str, Block] = {}
     notes: list[str] = []
@@ -95,9 +116,19 @@ def load(uri: str, embeddings: Sequence[Embedding]) -> Dataset:
             raise ConfigError(f"embeddings[{place}]: {error}") from None
         if not block.present.any():
             raise ConfigError(f"embeddings[{place}]: {one.as_!r} has no vector of any sample of {uri}")
+        if not block.telling:
+            raise ConfigError(f"embeddings[{place}]: {one.as_!r} is the same in all samples: it tells nothing")
         blocks[one.as_] = block
         notes += said
     return Dataset(ids, columns, blocks, tuple(notes))
+
+
+def values(manifest: pa.Table) -> dict[str, list[Any]]:
+    """Return the columns of a manifest; None where one says nothing: null, NaN, or white space."""
+    return {
+        name: [None if value != value or (isinstance(value, str) and not value.strip()) else value for value in column]
+        for name, column in zip(manifest.column_names, map(pa.ChunkedArray.to_pylist, manifest.columns), strict=True)
+    }
 
 
 def joined(ids: Sequence[str], found: features.Features, identity: str) -> tuple[Block, int]:

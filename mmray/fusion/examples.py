@@ -1,6 +1,6 @@
 """Folds, and the examples of their parts: the samples themselves, or pairs of samples with the same label."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mmray.errors import ConfigError
 from mmray.fusion import sides, splits
-from mmray.fusion.dataset import Dataset
+from mmray.fusion.dataset import Content, Dataset
 from mmray.fusion.labels import Labels
 from mmray.fusion.material import Modality
 from mmray.fusion.sides import Sides
@@ -33,8 +33,8 @@ class Samples(Protocol):
     def labels(self) -> Labels:
         """Return the label of each sample."""
 
-    def contents(self) -> list[str | None]:
-        """Return a digest of each sample's contents, None where it has none."""
+    def contents(self, names: Iterable[str]) -> list[Content | None]:
+        """Return digests of what each sample has of these inputs, None where it has nothing."""
 
 
 @dataclass(frozen=True)
@@ -123,13 +123,8 @@ def split(material: Samples, config: AnyConfig) -> Split:
         ]
     else:
         dealt = [sides.sides(names, config.labels.as_, config.seed, config, alone)]
-    contents = material.contents()
     notes = tuple(dict.fromkeys(note for found in dealt for note in found.notes))
-    said = [
-        words
-        for found, rule in zip(dealt, rules, strict=True)
-        for words in sides.leaks(found, rule, material.dataset, contents)
-    ]
+    said = [words for found, rule, read in _read(config, dealt, rules) for words in _leaks(found, rule, read, material)]
     classes = tuple(name for name in dealt[0].names if all(name in found.names for found in dealt))
     lost = sorted({name for found in dealt for name in found.names} - set(classes))
     notes += tuple(f"class {name!r} is not in every input; it is left out" for name in lost)
@@ -140,6 +135,20 @@ def split(material: Samples, config: AnyConfig) -> Split:
         raise ConfigError("folds: the inputs' splits have different numbers of folds")
     made = [_fold(number, folds, dealt, rules, classes, material, config) for number in range(folds)]
     return Split(tuple(made), classes, notes, tuple(dict.fromkeys(said)))
+
+
+def _read(
+    config: AnyConfig, dealt: Sequence[Sides], rules: Sequence[AnyConfig]
+) -> list[tuple[Sides, AnyConfig, tuple[str, ...]]]:
+    """Return each split with the inputs that some network reads of its samples: of pairs each input has its own."""
+    if config.pair_on:
+        return [(found, rule, (one.as_,)) for found, rule, one in zip(dealt, rules, config.inputs, strict=True)]
+    sets = dict.fromkeys(config.inputs_of(one) for one in config.networks)  # type: ignore[arg-type]
+    return [(dealt[0], rules[0], read) for read in sets]
+
+
+def _leaks(found: Sides, rule: AnyConfig, read: tuple[str, ...], material: Samples) -> list[str]:
+    return sides.leaks(found, rule, material.dataset, material.contents(read), " + ".join(read))
 
 
 def _tested(found: Sides) -> Places:
@@ -184,7 +193,7 @@ def _held_out(found: Sides, train: Places, own: Places, rule: AnyConfig, materia
         return np.asarray(splits.grouped(own[train], groups, count, rule.seed) == 0)
     # A class of one member is learnt from: nobody could say whether it is answered rightly.
     several = np.bincount(own[train])[own[train]] > 1
-    return np.asarray((splits.stratified(own[train], count, rule.seed) == 0) & several)
+    return np.asarray((splits.stratified(own[train], min(count, len(train)), rule.seed) == 0) & several)
 
 
 def _part(own: Sequence[Places], classes: Places, material: Samples, config: AnyConfig) -> Part:

@@ -41,11 +41,14 @@ class Labels:
 
 def apply(rules: LabelSet, dataset: Dataset, store: str) -> Labels:
     """Label every sample of a dataset by the rules; ConfigError where no two classes come of it."""
-    if rules.scores is None:
-        values, excluded = _given(dataset.column(rules.column, f"labels {rules.as_!r}: column"), rules.drop)
-    else:
-        names, scores = zero_shot(store, rules.scores, rules.pooling, dataset.ids)
-        values, excluded = rank(names, scores, rules.drop, rules.margin)
+    try:
+        if rules.scores is None:
+            values, excluded = _given(dataset.column(rules.column, "column"), rules.drop)
+        else:
+            names, scores = zero_shot(store, rules.scores, rules.pooling, dataset.ids)
+            values, excluded = rank(names, scores, rules.drop, rules.margin)
+    except ConfigError as error:
+        raise ConfigError(f"labels {rules.as_!r}: {error}") from None
     taken = {old: new for new, olds in rules.merge.items() for old in olds}
     there = {value for value in values if value is not None}
     for old in taken:
@@ -61,7 +64,9 @@ def apply(rules: LabelSet, dataset: Dataset, store: str) -> Labels:
 
 
 def _given(column: Sequence[object], drop: Sequence[str]) -> tuple[list[str | None], dict[str, int]]:
-    values = [str(value) if value is not None and str(value).strip() else None for value in column]
+    if nested := next((value for value in column if isinstance(value, list | dict | bytes)), None):
+        raise ConfigError(f"column: holds {type(nested).__name__}s, {nested!r:.40}; a label is a word or a number")
+    values = [None if value is None else str(value) for value in column]
     excluded = _counted({NO_LABEL: values.count(None), DROPPED: sum(value in drop for value in values)})
     if missing := [name for name in drop if name not in values]:
         raise ConfigError(f"drop: no sample is labelled {missing[0]!r}{nearest(missing[0], {v for v in values if v})}")

@@ -13,10 +13,10 @@ from mmray.fusion.config import StudyConfig
 Record = dict[str, Any]
 COLUMNS = {
     "rank": pl.Int64, "status": pl.String, "embeddings": pl.String, "fusion": pl.String, "classifier": pl.String,
-    "labels": pl.String, "seeds": pl.Int64, "samples": pl.Int64, "classes": pl.Int64, "accuracy": pl.Float64,
-    "accuracy_low": pl.Float64, "accuracy_high": pl.Float64, "accuracy_sd": pl.Float64, "macro_f1": pl.Float64,
-    "macro_f1_low": pl.Float64, "macro_f1_high": pl.Float64, "balanced_accuracy": pl.Float64, "seconds": pl.Float64,
-    "table": pl.String, "published": pl.Float64, "detail": pl.String,
+    "labels": pl.String, "seeds": pl.Int64, "samples": pl.Int64, "tested": pl.Int64, "classes": pl.Int64,
+    "accuracy": pl.Float64, "accuracy_low": pl.Float64, "accuracy_high": pl.Float64, "accuracy_sd": pl.Float64,
+    "macro_f1": pl.Float64, "macro_f1_low": pl.Float64, "macro_f1_high": pl.Float64, "balanced_accuracy": pl.Float64,
+    "seconds": pl.Float64, "table": pl.String, "published": pl.Float64, "detail": pl.String,
 }  # fmt: skip
 
 
@@ -48,7 +48,7 @@ def _row(found: Sequence[tuple[Cell, Record]]) -> tuple[Record, Any]:
     notes = dict.fromkeys([str(one["detail"]) for one in wrong] + [note for one in done for note in one["notes"]])
     about |= {"detail": "; ".join(notes), "seconds": round(sum(one.get("seconds") or 0 for _, one in found), 3)}
     if not done:
-        return about | dict.fromkeys([*_figures(np.eye(2)), "accuracy_sd", "samples", "classes"]), None
+        return about | dict.fromkeys([*_figures(np.eye(2)), "accuracy_sd", "samples", "tested", "classes"]), None
     names = sorted({name for one in done for name in one["classes"]})
     total = np.zeros((len(names), len(names)))
     for one in done:
@@ -56,7 +56,8 @@ def _row(found: Sequence[tuple[Cell, Record]]) -> tuple[Record, Any]:
         total[np.ix_(places, places)] += np.array(one["confusion"], float)
     spread = float(np.std([one["accuracy"] for one in done])) if len(done) > 1 else None
     about |= _figures(total / len(done)) | {"accuracy_sd": spread, "classes": len(names)}
-    return about | {"samples": max(one["samples"] for one in done)}, {
+    sizes = {"samples": max(one["samples"] for one in done), "tested": round(total.sum() / len(done))}
+    return about | sizes, {
         "classes": names,
         "counts": total.astype(int).tolist(),
     }

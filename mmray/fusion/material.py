@@ -1,7 +1,7 @@
 """What a fusion network reads: the windows of every sample, per modality, beside labels and splits."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -11,7 +11,7 @@ import polars as pl
 from mmray.config import nearest
 from mmray.errors import ConfigError
 from mmray.fusion import dataset, labels
-from mmray.fusion.dataset import Block, Dataset, Mask
+from mmray.fusion.dataset import Block, Content, Dataset, Mask
 from mmray.fusion.labels import Labels
 from mmray.fusion.splits import Places
 from mmray.fusion.training import Input, TrainConfig
@@ -58,17 +58,13 @@ class Material:
     labels: Labels
     notes: tuple[str, ...]
 
-    def contents(self) -> list[str | None]:
-        """Return a digest of each sample's vectors, None where it has none: equal ones are duplicates."""
-        digests: list[str | None] = []
-        for place in range(len(self.dataset.ids)):
-            digest, any_there = hashlib.sha256(), False
-            for name, one in self.modalities.items():
-                if (row := one.row[place]) >= 0:
-                    any_there = True
-                    digest.update(name.encode() + b"\0" + one.windows[row].tobytes())
-            digests.append(digest.hexdigest() if any_there else None)
-        return digests
+    def contents(self, names: Iterable[str]) -> list[Content | None]:
+        """Return digests of what each sample has of these inputs; None where it has nothing: equal are duplicates."""
+        return dataset.together([self._digests(self.modalities[name]) for name in names])
+
+    def _digests(self, one: Modality) -> list[bytes | None]:
+        held = [hashlib.sha256(row.tobytes()).digest() if row.any() else None for row in one.windows]
+        return [held[row] if row >= 0 else None for row in one.row]
 
 
 def load(config: TrainConfig) -> Material:

@@ -3,13 +3,14 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from mmray.errors import ConfigError
 from mmray.fusion import splits
 from mmray.fusion.config import SplitRule, StudyConfig
-from mmray.fusion.dataset import Dataset
+from mmray.fusion.dataset import Content, Dataset, Mask
 from mmray.fusion.labels import Labels
 
 
@@ -46,11 +47,12 @@ def sides(embeddings: Sequence[str], labels: str, seed: int, config: SplitRule, 
         taking &= np.logical_or.reduce([dataset.blocks[name].present for name in embeddings])
     what = " + ".join(wanted or embeddings)
     if not taking.any():
-        raise ConfigError(f"{what}: no labelled sample ({labels}) has {'all of them' if len(wanted) > 1 else 'it'}")
+        mend = "; `missing: mask` keeps who has any" if len(wanted) > 1 else ""
+        raise ConfigError(f"embeddings: of {labelled.sum()} labelled samples (labels {labels!r}) none has {what}{mend}")
     notes = _said(int((labelled & ~taking).sum()), f"labelled samples lack a vector of {what}")
     fixed: splits.Places | None = None
     if config.split == "given":
-        fixed, part = splits.given(dataset.column(config.split_column, "split_column"))
+        fixed, part = _given(config, dataset)
         notes += _said(int((taking & ~part).sum()), f"samples take no part by the column {config.split_column!r}")
         taking &= part
     places = np.flatnonzero(taking)
@@ -70,19 +72,50 @@ def _said(count: int, words: str) -> tuple[str, ...]:
     return (f"{count} {words}",) if count else ()
 
 
+def _given(config: SplitRule, dataset: Dataset) -> tuple[splits.Places, Mask]:
+    values = dataset.column(config.split_column, "split_column")
+    try:
+        numbers, part = splits.given(values)
+    except ConfigError as error:
+        raise ConfigError(f"split_column: {config.split_column!r} {error}") from None
+    if not part.any():
+        raise ConfigError(f"split_column: no sample has a value in {config.split_column!r}")
+    return numbers, part
+
+
 def _folds(
     classes: splits.Places, places: splits.Places, fixed: splits.Places | None, seed: int, config: SplitRule,
     dataset: Dataset,
 ) -> splits.Places:  # fmt: skip
     if fixed is not None:
         return fixed[places]
-    folds = config.folds if config.test_fraction is None else max(2, round(1 / config.test_fraction))
-    if config.split == "group":
-        column = dataset.column(config.group_column, "group_column")
-        numbers = splits.grouped(classes, [column[place] for place in places], folds, seed)
-    else:
-        numbers = splits.stratified(classes, folds, seed)
-    return numbers if config.test_fraction is None else np.where(numbers == 0, 0, splits.ALWAYS_TRAIN)
+    groups, share = _groups(places, config, dataset), config.test_fraction
+    if share is None:
+        return _dealt(classes, groups, config.folds, seed, "folds")
+    if groups is None:
+        return splits.fraction(classes, share, seed)
+    try:
+        numbers = splits.grouped(classes, groups, 2, seed, (share, 1 - share))
+    except ConfigError as error:
+        raise ConfigError(f"test_fraction: {error}") from None
+    return np.where(numbers == 0, 0, splits.ALWAYS_TRAIN)
+
+
+def _groups(places: splits.Places, config: SplitRule, dataset: Dataset) -> list[Any] | None:
+    """Return the group of each place; None where the split does not look at groups."""
+    if config.split != "group":
+        return None
+    column = dataset.column(config.group_column, "group_column")
+    return [column[place] for place in places]
+
+
+def _dealt(classes: splits.Places, groups: Sequence[Any] | None, folds: int, seed: int, key: str) -> splits.Places:
+    try:
+        if groups is None:
+            return splits.stratified(classes, folds, seed)
+        return splits.grouped(classes, groups, folds, seed)
+    except ConfigError as error:
+        raise ConfigError(f"{key}: {error}") from None
 
 
 def _both_sided(found: Sides, what: str) -> Sides:
@@ -104,8 +137,13 @@ def _both_sided(found: Sides, what: str) -> Sides:
     return Sides(found.places[kept], renumbered, found.numbers[kept], names, notes)
 
 
-def leaks(found: Sides, config: SplitRule, dataset: Dataset, contents: Sequence[str | None]) -> list[str]:
-    """Say what stands on both sides of the split: groups (where the manifest has them), and equal contents."""
+def leaks(
+    found: Sides, config: SplitRule, dataset: Dataset, contents: Sequence[Content | None], what: str
+) -> list[str]:
+    """Say what stands on both sides of the split: groups (where the manifest has them), and equal contents.
+
+    ``contents``: of each sample of the data set; ``what`` they are, in words.
+    """
     said = []
     groups = dataset.columns.get(config.group_column, [None] * len(dataset.ids))
     if shared := splits.straddling(found.numbers, [groups[place] for place in found.places]):
@@ -117,15 +155,20 @@ def leaks(found: Sides, config: SplitRule, dataset: Dataset, contents: Sequence[
             "`split: group` keeps them apart"
         )
     if doubles := splits.straddling(found.numbers, [contents[place] for place in found.places]):
-        first = [dataset.ids[found.places[place]] for place in next(iter(doubles.values()))[:2]]
-        said.append(f"{len(doubles)} content(s) stand in train and test at once ({' and '.join(first)} are equal)")
+        places = next(iter(doubles.values()))
+        other = next(place for place in places if found.numbers[place] != found.numbers[places[0]])
+        first = [dataset.ids[found.places[place]] for place in (places[0], other)]
+        said.append(
+            f"{len(doubles)} content(s) of {what} stand in train and test at once ({' and '.join(first)} are equal; "
+            f"{sum(map(len, doubles.values()))} samples): figures will be too good"
+        )
     return said
 
 
 def inner(found: Sides, train: splits.Places, seed: int, config: StudyConfig, dataset: Dataset) -> splits.Places:
-    """Return fold numbers of the train part, split again as fairly as the whole: by groups where the study does."""
-    if config.split == "group":
-        column = dataset.column(config.group_column, "group_column")
-        groups = [column[place] for place in found.places[train]]
-        return splits.grouped(found.classes[train], groups, config.inner_folds, seed)
-    return splits.stratified(found.classes[train], config.inner_folds, seed)
+    """Return fold numbers of the train part, split again as fairly as the whole: by groups where the study does.
+
+    ConfigError where it cannot be split into so many.
+    """
+    groups = _groups(found.places[train], config, dataset)
+    return _dealt(found.classes[train], groups, config.inner_folds, seed, "inner_folds")

@@ -1,10 +1,11 @@
 """What a classifier of texts reads: the texts of every sample, beside labels and splits."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from mmray.errors import ConfigError
 from mmray.fusion import dataset, labels
-from mmray.fusion.dataset import Block, Dataset
+from mmray.fusion.dataset import Block, Content, Dataset
 from mmray.fusion.labels import Labels
 from mmray.fusion.material import chosen
 from mmray.fusion.text_training import TextConfig
@@ -21,9 +22,9 @@ class TextMaterial:
     labels: Labels
     notes: tuple[str, ...]
 
-    def contents(self) -> list[str | None]:
-        """Return a digest of each sample's texts, None where it has none: equal ones are duplicates."""
-        return self.dataset.contents()
+    def contents(self, names: Iterable[str]) -> list[Content | None]:
+        """Return digests of each sample's texts, None where it has none: equal ones are duplicates."""
+        return self.dataset.contents(names)
 
 
 def load(config: TextConfig) -> TextMaterial:
@@ -45,7 +46,7 @@ def _texts(config: TextConfig) -> tuple[Dataset, tuple[str, ...]]:
         columns = base.columns
     else:
         store, table = None, manifest.read(config.manifest or "")
-        columns = {name: table[name].to_pylist() for name in table.column_names}
+        columns = dataset.values(table)
     blocks: dict[str, Block] = {}
     notes: list[str] = []
     for place, one in enumerate(config.inputs):

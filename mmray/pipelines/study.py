@@ -6,6 +6,7 @@ stopped goes on with the cells that have no file.
 """
 
 import faulthandler
+import functools
 import itertools
 import json
 import logging
@@ -16,7 +17,7 @@ from typing import Any
 
 from mmray import provenance, storage
 from mmray.errors import ConfigError
-from mmray.fusion import cells, dataset, labels, leaderboard, sides
+from mmray.fusion import cells, dataset, labels, leaderboard, sides, splits
 from mmray.fusion.cells import Cell
 from mmray.fusion.config import StudyConfig
 from mmray.fusion.sides import Material
@@ -47,6 +48,7 @@ def run(config: StudyConfig, file: str = "configuration") -> Record:
         busy = None
         if pending:
             with cluster.connected() as ray:
+                check_cpus(ray, config, file)
                 started = time.monotonic()
                 for cell, record in _compute(ray, pending, config, material):
                     text = json.dumps({"cell": asdict(cell), **record}, ensure_ascii=False, separators=(",", ":"))
@@ -75,12 +77,18 @@ def prepare(config: StudyConfig, file: str) -> tuple[Material, list[str], list[s
         material = Material(data, sets)
         said = list(data.notes)
         said += [f"labels {name}: {n} samples {why}" for name, one in sets.items() for why, n in one.excluded.items()]
-        contents, found = data.contents(), []
-        chosen = dict.fromkeys((cell.embeddings, cell.labels, cell.seed) for cell in cells.enumerate_cells(config))
-        for embeddings, name, seed in chosen:
+        every, found = cells.enumerate_cells(config), []
+        if not every:
+            raise ConfigError(f"fusions: {', '.join(config.fusions)}: needs embeddings of two modalities or more")
+        contents = functools.cache(data.contents)
+        late = {(cell.embeddings, cell.labels, cell.seed) for cell in every if cell.fusion == "late"}
+        for chosen in dict.fromkeys((cell.embeddings, cell.labels, cell.seed) for cell in every):
+            (embeddings, name, seed), what = chosen, " + ".join(chosen[0])
             taking_part = sides.sides(embeddings, name, seed, config, material)
-            said += [f"{' + '.join(embeddings)}, labels {name}: {note}" for note in taking_part.notes]
-            found += sides.leaks(taking_part, config, data, contents)
+            for train, _ in splits.parts(taking_part.numbers) if chosen in late else ():
+                sides.inner(taking_part, train, seed, config, data)  # says where it cannot be split again
+            said += [f"{what}, labels {name}: {note}" for note in taking_part.notes]
+            found += sides.leaks(taking_part, config, data, contents(embeddings), what)
     except ConfigError as error:
         raise ConfigError(f"{file}: {error}") from None
     warnings = list(dict.fromkeys(found))
@@ -91,6 +99,15 @@ def prepare(config: StudyConfig, file: str) -> tuple[Material, list[str], list[s
     for note in (said := list(dict.fromkeys(said))):
         log.info("left out: %s", note)
     return material, said, warnings
+
+
+def check_cpus(ray: Any, config: StudyConfig, file: str) -> None:
+    """Refuse cells that no machine has room for: Ray would wait for ever, and say nothing."""
+    most = max(float(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"])
+    if config.cpus_per_cell > most:
+        raise ConfigError(
+            f"{file}: cpus_per_cell: {config.cpus_per_cell:g} do not fit: the largest machine has {most:g}"
+        )
 
 
 def _kept(out: Store, key: str, config: StudyConfig) -> Record | None:

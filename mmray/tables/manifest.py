@@ -155,12 +155,17 @@ def checked(table: pa.Table, where: str) -> pa.Table:
         wanted = pa.string() if name in TEXTS else NUMBERS.get(name)
         if wanted is not None and table.schema.field(name).type != wanted:
             try:
-                table = table.set_column(place, name, table[name].cast(wanted))
+                table = table.set_column(place, name, _without_nan(table[name]).cast(wanted))
             except pa.ArrowException as error:
                 raise ConfigError(f"{where}: column {name!r}: {error}") from None
     _check_ids(table["sample_id"].to_pylist(), where)
     _check_parts(table, where)
     return table.combine_chunks()
+
+
+def _without_nan(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Return null for NaN: as a text it would be a label, or a group that strangers share."""
+    return pc.if_else(pc.is_nan(column), None, column) if pa.types.is_floating(column.type) else column
 
 
 def _check_ids(ids: list[str | None], where: str) -> None:
@@ -190,7 +195,7 @@ def labelled(table: pa.Table, column: str) -> pa.Table:
     """Take a column as the label."""
     if column not in table.column_names:
         raise ConfigError(f"--label-from {column}: no such column{nearest(column, table.column_names)}")
-    labels = table[column].cast(pa.string())
+    labels = _without_nan(table[column]).cast(pa.string())
     return table.drop_columns(["label"] if "label" in table.column_names else []).append_column("label", labels)
 
 

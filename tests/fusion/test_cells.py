@@ -135,9 +135,20 @@ def test_who_lacks_an_embedding_is_left_out_or_masked_and_always_said(make: Make
         assert alone["samples"] == (60 if missing == "common" else 90)
 
 
+def test_an_absent_text_is_told_from_one_without_known_words(make: Make) -> None:
+    texts = [None if place % 3 else ("cat dog", "dog")[place % 2] for place in range(90)]
+    _, material = make(columns={"text": texts})
+    block, places = material.dataset.blocks["words"], np.arange(90)
+    rows = baselines.numbers(block, Embedding(extractor="tfidf"), places)(places)
+    assert rows.shape == (90, 3)
+    assert (rows[:, 2] == block.present).all()
+    there = np.flatnonzero(block.present)
+    assert baselines.numbers(block, Embedding(extractor="tfidf"), there)(places).shape == (90, 2)
+
+
 def test_no_overlap_is_an_error_before_any_work(make: Make) -> None:
     config, material = make(have={"a": range(45), "b": range(45, 90)})
-    with pytest.raises(ConfigError, match=r"a \+ b: no labelled sample .* has all of them"):
+    with pytest.raises(ConfigError, match=r"embeddings: of 90 labelled samples \(labels 'given'\) none has a \+ b"):
         sides.sides(("a", "b"), "given", 0, config, material)
 
 
@@ -161,14 +172,16 @@ def test_leaks_are_found_and_group_splits_have_none(make: Make) -> None:
     columns = {"group": [f"speaker {place // 9}" for place in range(90)]}
     for split, leaky in (("stratified", True), ("group", False)):
         config, material = make(columns=columns, split=split, folds=3)
-        contents = material.dataset.contents()
+        contents = material.dataset.contents(["a"])
         found = sides.sides(("a",), "given", 0, config, material)
-        assert any("group" in one for one in sides.leaks(found, config, material.dataset, contents)) == leaky
+        assert any("group" in one for one in sides.leaks(found, config, material.dataset, contents, "a")) == leaky
     contents[5] = contents[5 + 9 * 4]
     found = sides.sides(("a",), "given", 0, config, material)
     if found.numbers[5] == found.numbers[41]:
         contents[5] = contents[next(place for place in range(90) if found.numbers[place] != found.numbers[5])]
-    assert any("are equal" in one for one in sides.leaks(found, config, material.dataset, contents))
+    (said,) = sides.leaks(found, config, material.dataset, contents, "a")
+    assert said.startswith("1 content(s) of a stand in train and test at once (s0005 and s00")
+    assert "are equal; 2 samples)" in said
 
 
 def test_every_combination_once_and_one_embedding_of_a_modality() -> None:

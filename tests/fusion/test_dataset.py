@@ -41,7 +41,7 @@ def test_texts_are_a_block_too_and_blanks_are_absent(store: str) -> None:
     about = Embedding.model_validate({"extractor": "tfidf", "as": "words", "source": "text"})
     data = dataset.load(store, [about])
     assert data.blocks["words"].present.tolist() == [True, True, False, False, True, True]
-    contents = data.contents()
+    contents = data.contents(["words"])
     assert contents[0] == contents[4]
     assert contents[2] is None
     assert len({contents[0], contents[1], contents[5]}) == 3
@@ -84,3 +84,31 @@ def test_the_texts_of_an_extractor_are_read_as_the_ledger_counts_them(store: str
     assert dataset.load(store, [about]).blocks["counts"].texts == ("a dog barks", "a cat", None, None, None, None)
     with pytest.raises(ConfigError, match="the rows of a-00000000 are not texts"):
         dataset.load(store, [Embedding(extractor="counts", source="a.text")])
+
+
+def test_samples_are_duplicates_in_what_is_read_of_them(tmp_path: Path) -> None:
+    matrix = np.array([[1, 2], [1, 2], [3, 4], [0, 0], [0, 0]], np.float32)
+    columns = {"label": ["x"] * 5, "text": ["a", "b", "c", "d", "d"]}
+    about = [Embedding(extractor="a"), Embedding.model_validate({"extractor": "tfidf", "as": "words"})]
+    data = dataset.load(making.store(tmp_path / "t", columns, {"a": matrix}), about)
+    vectors, texts, both = (data.contents(names) for names in (["a"], ["words"], ["a", "words"]))
+    assert vectors[0] == vectors[1] != vectors[2]
+    assert vectors[3] is vectors[4] is None  # nothing was found in either
+    assert texts[3] == texts[4]
+    assert len(set(texts)) == 4
+    assert len(set(both)) == 4
+    assert both[3] == both[4]
+
+
+@pytest.mark.parametrize("same", ["vectors", "texts"])
+def test_what_is_the_same_everywhere_tells_nothing_and_is_refused(tmp_path: Path, same: str) -> None:
+    columns = {"label": ["x", "y"], "text": ["a", "a"]}
+    store = making.store(tmp_path / "t", columns, {"a": np.ones((2, 3), np.float32)})
+    one = Embedding(extractor="a") if same == "vectors" else Embedding(extractor="tfidf")
+    with pytest.raises(ConfigError, match=r"embeddings\[0\].* is the same in all samples"):
+        dataset.load(store, [one])
+
+
+def test_what_says_nothing_is_none(tmp_path: Path) -> None:
+    table = pa.table({"label": ["x", " ", None], "number": [1.0, float("nan"), None], "list": [["a"], [], None]})
+    assert dataset.values(table) == {"label": ["x", None, None], "number": [1.0, None, None], "list": [["a"], [], None]}

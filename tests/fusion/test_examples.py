@@ -152,10 +152,13 @@ def test_leaks_are_told(tmp_path: Path) -> None:
     classes = np.arange(60) % 2
     matrix = making.clusters(classes, 4, 1)
     matrix[1::2] = matrix[1]  # one content under many names
-    store = making.store(tmp_path / "s", {"label": [str(one) for one in classes]}, {"a": matrix})
-    _, split, _ = split_of(store, tmp_path, inputs=[{"extractor": "a"}], networks=[{}])
+    other = making.clusters(classes, 3, 1, seed=1)
+    store = making.store(tmp_path / "s", {"label": [str(one) for one in classes]}, {"a": matrix, "b": other})
+    # Both together are never the same: only the network that reads one alone knows its test part.
+    inputs, networks = [{"extractor": "a"}, {"extractor": "b"}], [{"inputs": "a"}, {"inputs": "b"}, {"fusion": "early"}]
+    _, split, _ = split_of(store, tmp_path, inputs=inputs, networks=networks)
     assert len(split.leaks) == 1
-    assert split.leaks[0].startswith("1 content(s) stand in train and test at once")
+    assert split.leaks[0].startswith("1 content(s) of a stand in train and test at once")
 
 
 def test_a_batch_holds_windows_and_says_which_are_there(store: str, tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ def store(tmp_path: Path) -> str:
     columns = {"label": ["music", None, "rare", "sports", "music", " "]}
     scores = np.vstack([SCORES, SCORES[:2]])
     return making.store(
-        tmp_path / "s", columns, {"zero_shot": scores, "a": np.ones((6, 2), np.float32)},
+        tmp_path / "s", columns, {"zero_shot": scores, "a": np.eye(6, dtype=np.float32)},
         have={"zero_shot": range(4)}, scores={"zero_shot": NAMES},
     )  # fmt: skip
 

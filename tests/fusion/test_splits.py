@@ -36,6 +36,24 @@ def test_fewer_groups_than_folds_are_refused_and_no_group_is_a_group_of_ones_own
     assert len(set(splits.grouped(classes, [None] * 4, 4, seed=0))) == 4
 
 
+def test_more_folds_than_samples_are_refused() -> None:
+    with pytest.raises(ConfigError, match="9 folds need at least as many samples; there are 8"):
+        splits.stratified(np.arange(8) % 2, 9, seed=0)
+
+
+@pytest.mark.parametrize("share", [0.1, 0.15, 0.3, 0.4, 0.45, 0.5])
+def test_one_test_part_has_the_share_that_is_asked_for(share: float) -> None:
+    classes = np.repeat([0, 1, 2], [200, 60, 40]).astype(np.int64)
+    tested = splits.fraction(classes, share, seed=1) == 0
+    assert tested.sum() == round(share * 300)
+    for one in range(3):
+        assert abs(tested[classes == one].sum() - share * (classes == one).sum()) <= 1
+    groups = list(np.random.default_rng(0).integers(0, 60, 300))
+    numbers = splits.grouped(classes, groups, 2, 1, (share, 1 - share))
+    assert splits.straddling(numbers, groups) == {}
+    assert (numbers == 0).mean() == pytest.approx(share, abs=0.05)
+
+
 def test_a_column_is_one_split_or_folds() -> None:
     numbers, part = splits.given(["train", "test", "val", None, "train"])
     assert part.tolist() == [True, True, False, False, True]
@@ -43,6 +61,10 @@ def test_a_column_is_one_split_or_folds() -> None:
     assert (train.tolist(), test.tolist()) == ([0, 2], [1])
     numbers, part = splits.given([1, 2, 3, 1, None])
     assert len(list(splits.parts(numbers[part]))) == 3
+    assert (splits.given(["Train", " test", "VAL"])[0] == splits.given(["train", "test", "val"])[0]).all()
+    for values, words in ((["train", "val"], "has no 'test'.*train, val"), (["test", None], "has no 'train'")):
+        with pytest.raises(ConfigError, match=words):
+            splits.given(values)
 
 
 def test_what_stands_on_both_sides_is_found() -> None:

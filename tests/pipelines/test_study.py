@@ -32,10 +32,11 @@ Write = Callable[..., Path]
 @pytest.fixture
 def config(tmp_path: Path) -> Write:
     """Return a function that writes a study over a small store."""
-    columns = {"label": [f"class {one}" for one in CLASSES], "text": ["?"] * 60, "words": ["what is that"] * 60}
+    columns = {"label": [f"class {one}" for one in CLASSES], "text": ["?", "!"] * 30, "words": ["what is that"] * 60}
     columns["group"] = [str(place // 6) for place in range(60)]
     wide = making.clusters(np.arange(60) % 20, 1000, 5)
     matrices = {"a": making.clusters(CLASSES, 5, 1.0), "b": making.clusters(CLASSES, 4, 1.0, 1), "wide": wide}
+    columns |= {"tags": [["x"]] * 60, "one": ["same"] * 60}
     columns["many"] = [f"class {one}" for one in np.arange(60) % 20]
     store = making.store(tmp_path / "store", columns, matrices)
 
@@ -157,12 +158,35 @@ def test_leaks_are_loud_or_an_error(ray_session: None, config: Write) -> None:
         ("split=given", "split_column: the manifest has no column 'split'"),
         ("labels=[{as: x, column: lable}]", "the manifest has no column 'lable'; did you mean 'label'"),
         ("rows=[{embeddings: a, classifier: mlp, labels: z}]", r"rows\[0\].labels: there is no 'z'"),
-        ("folds=11", "11 folds need at least as many groups; there are 10"),
+        ("folds=11", "folds: 11 folds need at least as many groups; there are 10"),
+        ("inner_folds=7", "inner_folds: 7 folds need at least as many groups; there are 6"),
+        ("seeds=[-1]", r"seeds\[0\]: Input should be greater than or equal to 0"),
+        ("seeds=[4294967296]", r"seeds\[0\]: Input should be less than 4294967296"),
+        ("timeout_s=.inf", "timeout_s: Input should be less than"),
+        ("timeout_s=0", "timeout_s: Input should be greater than 0"),
+        ("embeddings=[{extractor: a}, {extractor: tfidf, source: words}]", "'tfidf' is the same in all samples"),
+        ("labels=[{column: tags}]", "column: holds lists"),
+        ("labels=[{column: one}]", "labels 'given': fewer than two classes among 60 samples"),
     ],
 )
 def test_a_wrong_word_is_named_before_any_work(config: Write, setting: str, words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         run(config(), setting)
+
+
+def test_numbers_are_labels(config: Write) -> None:
+    config = load_study(str(config()), ["labels=[{column: number, drop: [7], merge: {even: [0, 2]}}]"])
+    assert (config.labels[0].drop, config.labels[0].merge) == (("7",), {"even": ("0", "2")})
+
+
+def test_cells_that_fit_no_machine_are_refused(ray_session: None, config: Write) -> None:
+    with pytest.raises(ConfigError, match=r"cpus_per_cell: 64 do not fit: the largest machine has 4"):
+        run(config(), "cpus_per_cell=64")
+
+
+def test_combinations_without_a_cell_are_refused(config: Write) -> None:
+    with pytest.raises(ConfigError, match="fusions: early, late: needs embeddings of two modalities"):
+        run(config(embeddings=[{"extractor": "a"}], fusions=["early", "late"]))
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*study*.yaml")), ids=lambda path: path.name)

@@ -146,3 +146,10 @@ def test_half_a_surrogate_pair_costs_a_character_and_is_said(tmp_path, caplog):
     path.write_text(r'{"sample_id": "\udfff", "text": "x"}')
     with pytest.raises(ConfigError, match="line 1: sample_id holds half"):
         manifest.read(str(path))
+
+
+def test_a_number_that_is_none_is_no_label(tmp_path: Path) -> None:
+    nothing = float("nan")
+    table = pa.table({"sample_id": ["a", "b", "c"], "label": [3.0, nothing, None], "speaker": [nothing, 1.0, 2.5]})
+    assert manifest.checked(table, "x")["label"].to_pylist() == ["3", None, None]
+    assert manifest.labelled(table, "speaker")["label"].to_pylist() == [None, "1", "2.5"]
