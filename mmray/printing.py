@@ -147,21 +147,19 @@ def _doctor(result: dict[str, Any]) -> str:
         [one["name"], "FAIL" if not one["ok"] else "look" if one["mend"] else "ok", _with(one["detail"], one["mend"])]
         for one in result["checks"]
     ]
-    extractors = [
-        [one["name"], "yes" if one["runs"] else "NO", one["licence"] or "-", _with(one["why"], one["mend"])]
-        for one in result["extractors"]
-    ]
-    able = sum(one["runs"] for one in result["extractors"])
+    found = {kind: _able(result[f"{kind}s"]) for kind in ("extractor", "generator") if result[f"{kind}s"]}
+    able = [f"{sum(r[1] == 'yes' for r in rows)} of {len(rows)} {kind}s" for kind, rows in found.items()]
     core = "the core works" if result["ok"] else "THE CORE DOES NOT WORK: mend what says FAIL"
-    return "\n".join(
-        [
-            table(["this machine", "", ""], checks),
-            "",
-            table(["extractor", "runs", "licence of the weights", ""], extractors),
-            "",
-            f"{core}; {able} of {len(extractors)} extractors can run here",
-        ]
-    )
+    tables = [table([kind, "runs", "licence of the weights", ""], rows) for kind, rows in found.items()]
+    return "\n\n".join([table(["this machine", "", ""], checks), *tables, f"{core}; {' and '.join(able)} can run here"])
+
+
+def _able(rows: list[dict[str, Any]]) -> list[list[str]]:
+    """Return the rows of a table of extractors or generators."""
+    return [
+        [one["name"], "yes" if one["runs"] else "NO", one["licence"] or "-", _with(one["why"], one["mend"])]
+        for one in rows
+    ]
 
 
 def _with(what: str, mend: str) -> str:

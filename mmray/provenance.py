@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 LIBRARIES = (
-    "mmray", "av", "diffusers", "numpy", "onnxruntime", "pyarrow", "ray", "scikit-learn", "sentence-transformers",
-    "torch", "torchaudio", "transformers",
+    "mmray", "av", "diffusers", "min-dalle", "numpy", "onnxruntime", "pyarrow", "ray", "scikit-learn",
+    "sentence-transformers", "torch", "torchaudio", "transformers",
 )  # fmt: skip
 
 

@@ -61,7 +61,8 @@ class Generator(BaseModel):
     """One way to make results; a field is a key of the configuration.
 
     ``checkpoints``: the fields that name folders or hub ids, the main one first; ``load`` gets the path of each.
-    ``version`` is raised whenever the code changes what a seed gives.
+    ``version`` is raised whenever the code changes what a seed gives. ``extra``: that which it needs (`pip install
+    mmray[EXTRA]`), and a module that tells whether it is installed.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -70,6 +71,7 @@ class Generator(BaseModel):
     version: ClassVar[int] = 1
     request: ClassVar[type[Request]]
     checkpoints: ClassVar[tuple[str, ...]] = ("model",)
+    extra: ClassVar[tuple[str, str] | None] = None
 
     model: str
     precision: Precision = "float32"

@@ -6,6 +6,7 @@ from mmray.generation.base import Generator
 
 GENERATORS = {
     "image": "mmray.generation.image:Image",
+    "dalle_mini": "mmray.generation.dalle_mini:DalleMini",
     "audio": "mmray.generation.audio:Audio",
     "spectrogram": "mmray.generation.spectrogram:Spectrogram",
     "caption": "mmray.generation.caption:Caption",

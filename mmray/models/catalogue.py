@@ -16,6 +16,8 @@ HUB_ID = re.compile(rf"(?!.*(?:\.\.|--|\.git$)){_NAME}/{_NAME}", re.ASCII)
 class Model(BaseModel):
     """One entry of ``configs/models.yaml``; ``sha256`` is that of ``file``, None where it is not known.
 
+    ``files``: what of a hub id is fetched, and where to, where its loader wants another folder than the hub has.
+
     ``extractor`` or ``generator`` is the one that reads it, ``output`` what a row or a result then holds. A source
     ``package:NAME/FOLDER`` is a Python package that carries it: one that mmray needs anyway, or its ``extra`` installs.
     """
@@ -26,6 +28,7 @@ class Model(BaseModel):
     source: str
     revision: str | None = None
     file: str = "model.safetensors"
+    files: dict[str, str] = {}
     sha256: str | None = None
     licence: str = "unknown"
     non_commercial: bool = False

@@ -16,8 +16,9 @@ READ = frozenset(
     {".safetensors", ".json", ".txt", ".model"}
 )  # what loading a folder reads; not README, pickles, ONNX exports
 CTRANSLATE2 = "model.bin"  # tensors in CTranslate2's own format; pickles of the hub are called pytorch_model.bin
-VOCODER = "vocoder.pt"  # the one pickle that is read, as inert data: Auffusion's vocoder was published as nothing else
-NAMED = frozenset({CTRANSLATE2, VOCODER})
+# The pickles that are read, as data: Auffusion's vocoder and DALL·E mini's networks were published as nothing else.
+VOCODER, DETOKENIZER = "vocoder.pt", "detoker.pt"
+NAMED = frozenset({CTRANSLATE2, VOCODER, "encoder.pt", "decoder.pt", DETOKENIZER})
 EXPORTS = {"onnx", "openvino"}
 
 

@@ -119,6 +119,8 @@ def _from_hub(model: Model, folder: Path) -> None:
     from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]  # httpx's, whichever httpx the hub uses
 
     def download(revision: str | None) -> bool:
+        if model.files:
+            return _renamed(model, folder)
         wanted = [*PATTERNS, model.file]
         if "/" in model.file:  # of a folder of folders, beside which lies the same as one file
             wanted[0] = "*/*.safetensors"
@@ -139,6 +141,18 @@ def _from_hub(model: Model, folder: Path) -> None:
     file = folder / model.file
     if file.is_file() and (problem := weights.mismatch(model, file.name, digest.sha256(file))):
         raise MmrayError(f"{problem}; nothing was kept")
+
+
+def _renamed(model: Model, folder: Path) -> bool:
+    """Fetch the files that the catalogue names, and put each in its place."""
+    from huggingface_hub import hf_hub_download
+
+    for name, place in model.files.items():
+        fetched = Path(hf_hub_download(model.source, name, revision=model.revision, local_dir=folder / ".cache"))
+        (folder / place).parent.mkdir(parents=True, exist_ok=True)
+        fetched.rename(folder / place)
+    shutil.rmtree(folder / ".cache")
+    return True
 
 
 def _conversion(source: str) -> str | None:

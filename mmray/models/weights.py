@@ -98,7 +98,7 @@ def locate(name: str, formats: frozenset[str] = frozenset()) -> Path | None:
         return pulled
     if model.package:
         return _in_package(model.package)
-    return _in_hub_cache(model) if model.on_hub else None
+    return _in_hub_cache(model) if model.on_hub and not model.files else None
 
 
 def _in_package(name: str) -> Path | None:
@@ -137,7 +137,7 @@ def _fetched(url: str, formats: frozenset[str]) -> Path:
         raise ConfigError(f"{url}: {astray[0]!r} would be copied out of its folder; rename it")
     for entry, name in zip(found, names, strict=True):
         file = target / name
-        wanted = file.suffix in formats | digest.READ or file.name == digest.CTRANSLATE2
+        wanted = file.suffix in formats | digest.READ or file.name in digest.NAMED
         if wanted and not file.is_file():
             with storage.open_read(entry.uri) as source, storage.create(str(file)) as copy:
                 shutil.copyfileobj(source, copy, 2**22)
@@ -158,6 +158,8 @@ def _usable(path: Path, formats: frozenset[str]) -> Path:
     if len(files) == 1 and not any((path / name).exists() for name in WHOLE):
         return files[0]
     if any(file.suffix == ".safetensors" or _ctranslate2(file) for file in digest.folder_files(path)):
+        return path
+    if (path / "vqgan" / digest.DETOKENIZER).is_file():
         return path
     if any(file.suffix in PICKLES for file in path.rglob("*")):
         raise ConfigError(

@@ -1,4 +1,4 @@
-"""What this machine has and lacks, and which extractors can run on it. Asks no network and starts no Ray."""
+"""What this machine has and lacks, and which extractors and generators run on it. Asks no network, starts no Ray."""
 
 import importlib.util
 from collections.abc import Mapping, Sequence
@@ -9,6 +9,7 @@ from mmray import config, storage
 from mmray.errors import ConfigError
 from mmray.extractors import registry
 from mmray.extractors.base import Extractor
+from mmray.generation import registry as generators
 from mmray.models import catalogue, digest, weights
 from mmray.pipelines import job, machine
 
@@ -17,18 +18,20 @@ SLOW_ITEMS_PER_S = 1.0  # below it, a core alone is no fun
 
 
 def run(file: str | None = None) -> dict[str, Any]:
-    """Return the checks, and a row for each extractor: those of the configuration ``file``, or all with their defaults.
+    """Return the checks, and a row for each extractor: those of the configuration ``file``, or all with their defaults,
+    and then the generators too.
 
     ``ok`` tells that the core works; weights that are not here are no error. ConfigError for a wrong configuration.
     """
     entries = _configured(file) if file else None
     checks, devices = machine.checks()
     wrong = {check["name"] for check in checks if not check["ok"]}
-    if entries is None:
-        rows = [_default(name, wrong, bool(devices)) for name in registry.names()]
-    else:
+    if entries is not None:
         rows = [_row(name, type(one), _named(one), wrong, bool(devices), one) for name, one in entries.items()]
-    return {"ok": not wrong, "checks": checks, "extractors": rows}
+        return {"ok": not wrong, "checks": checks, "extractors": rows, "generators": []}
+    rows = [_default(name, wrong, bool(devices)) for name in registry.names()]
+    made = [_generator(name, wrong) for name in generators.GENERATORS]
+    return {"ok": not wrong, "checks": checks, "extractors": rows, "generators": made}
 
 
 def mend(name: str) -> str:
@@ -54,6 +57,16 @@ def _default(name: str, wrong: set[str], gpu: bool) -> dict[str, Any]:
     return _row(name, kind, {field: kind.model_fields[field].default for field in _fields(kind)}, wrong, gpu)
 
 
+def _generator(name: str, wrong: set[str]) -> dict[str, Any]:
+    """Return the row of a generator with its defaults."""
+    kind = generators.get(name)
+    wanted = [kind.model_fields[field].default for field in kind.checkpoints]
+    libraries = {"torch"} if kind.extra else {"torch", "transformers"}
+    problems = _broken(libraries & wrong) + _uninstalled(kind.extra)
+    problems += [problem for model in wanted if (problem := _missing(model, frozenset()))]
+    return _told_row(name, wanted, problems, _random_ones(wanted), kind.extra)
+
+
 def _fields(kind: type[Extractor]) -> list[str]:
     """Return the fields that name checkpoints."""
     return [kind.checkpoint, *kind.companions] if kind.checkpoint else list(kind.companions)
@@ -75,32 +88,49 @@ def _row(
     problems = _problems(kind, wanted, wrong)
     if not problems and extractor is not None and (unfit := _unfit(extractor, wanted)):
         problems = [unfit]
+    return _told_row(name, wanted, problems, _remarks(kind, wanted, gpu), kind.extra)
+
+
+def _told_row(
+    name: str, wanted: Sequence[str], problems: Sequence[tuple[str, str]], remarks: str, extra: tuple[str, str] | None
+) -> dict[str, Any]:
     return {
         "name": name,
         "runs": not problems,
         "checkpoint": ", ".join(wanted) or None,
-        "why": "; ".join(why for why, _ in problems) if problems else _remarks(kind, wanted, gpu),
+        "why": "; ".join(why for why, _ in problems) if problems else remarks,
         "mend": _together([mend for _, mend in problems if mend]),
         "licence": ", ".join(dict.fromkeys(filter(None, map(_licence, wanted)))) or None,
-        "extra": kind.extra and kind.extra[0],
+        "extra": extra and extra[0],
     }
 
 
 def _problems(kind: type[Extractor], wanted: Sequence[str], wrong: set[str]) -> list[tuple[str, str]]:
     """Return what keeps an extractor from running with these checkpoints, each with its mend."""
-    libraries = sorted({_library(kind, name) for name in wanted} & wrong)
-    found = [(f"{library} does not work", f"mend {library}, above") for library in libraries]
-    if kind.extra is not None and importlib.util.find_spec(kind.extra[1].partition(".")[0]) is None:
-        found.append((f"{kind.extra[1]} is not installed", f"pip install 'mmray[{kind.extra[0]}]'"))
+    found = _broken({_library(kind, name) for name in wanted} & wrong) + _uninstalled(kind.extra)
     return found + [problem for name in wanted if (problem := _missing(name, kind.formats))]
+
+
+def _broken(libraries: set[str]) -> list[tuple[str, str]]:
+    return [(f"{library} does not work", f"mend {library}, above") for library in sorted(libraries)]
+
+
+def _uninstalled(extra: tuple[str, str] | None) -> list[tuple[str, str]]:
+    if extra is None or importlib.util.find_spec(extra[1].partition(".")[0]) is not None:
+        return []
+    return [(f"{extra[1]} is not installed", f"pip install 'mmray[{extra[0]}]'")]
 
 
 def _remarks(kind: type[Extractor], wanted: Sequence[str], gpu: bool) -> str:
     """Return what to know of an extractor that does run."""
-    found = ["random weights: its numbers mean nothing"] if any(map(_random, wanted)) else []
+    found = list(filter(None, [_random_ones(wanted)]))
     if not gpu and kind.cpu_items_per_s < SLOW_ITEMS_PER_S:
         found.append(f"slow without a GPU: about {kind.cpu_items_per_s:g} items a second on a core")
     return "; ".join(found)
+
+
+def _random_ones(wanted: Sequence[str]) -> str:
+    return "random weights: its numbers mean nothing" if any(map(_random, wanted)) else ""
 
 
 def _library(kind: type[Extractor], name: str) -> str:

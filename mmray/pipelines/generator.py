@@ -81,7 +81,7 @@ class Generation(Extractor):
 
 
 def task(as_: str, generator: Generator, scores: Scores, pictures: Mapping[str, str], file: str) -> Task:
-    """Return the task of a run, called ``as_``; ConfigError where a checkpoint, or the generator's extra, is not there."""
+    """Return the task of a run, called ``as_``; ConfigError where a checkpoint or the generator's extra is missing."""
     job.installed(generator, f"{file}: generator.name")
     names = {field: getattr(generator, field) for field in generator.checkpoints}
     extractor = Generation(

@@ -11,6 +11,7 @@ from mmray.config import Entry, keys, nearest, validate
 from mmray.errors import ConfigError
 from mmray.extractors import registry
 from mmray.extractors.base import Extractor
+from mmray.generation.base import Generator
 from mmray.models import catalogue, weights
 from mmray.pipelines import derived
 from mmray.specs import SAMPLINGS, Spec, TextSpec
@@ -100,9 +101,7 @@ def _task(
         source = _column(extractor, columns, entries) if origin is None else _output(extractor, origin)
     except ConfigError as error:
         raise ConfigError(f"{file}: {where}.source: {error}") from None
-    if extractor.extra is not None and importlib.util.find_spec(extractor.extra[1]) is None:
-        needed = f"{extractor.name} needs the module {extractor.extra[1]}: pip install 'mmray[{extractor.extra[0]}]'"
-        raise ConfigError(f"{file}: {where}.name: {needed}")
+    installed(extractor, f"{file}: {where}.name")
     path = None
     found: dict[str, weights.Weights] = {}
     for field in extractor.checkpoints:
@@ -125,6 +124,13 @@ def _task(
         origin=origin.id if origin else None,
         wave=origin.wave + 1 if origin else 0,
     )
+
+
+def installed(needs: Extractor | Generator, where: str) -> None:
+    """Raise ConfigError where the extra that an extractor or a generator needs is not installed."""
+    if needs.extra is not None and importlib.util.find_spec(needs.extra[1]) is None:
+        needed = f"{needs.name} needs the module {needs.extra[1]}: pip install 'mmray[{needs.extra[0]}]'"
+        raise ConfigError(f"{where}: {needed}")
 
 
 def checkpoints(extractor: Extractor) -> dict[str, weights.Weights]:

@@ -18,7 +18,7 @@ from mmray.generation.base import Generator, Request
 from mmray.tables import manifest
 
 # The generators that make something of a prompt, and the scores that it can have.
-SCORED = {"image": ("clip",), "audio": ("clap",), "spectrogram": ("clip", "clap")}
+SCORED = {"image": ("clip",), "dalle_mini": ("clip",), "audio": ("clap",), "spectrogram": ("clip", "clap")}
 PICTURES = ("image", "imprint")  # the fields of requests that are pictures: in a configuration, their files
 READABLE = ("prompt", "sound_prompt", "negative_prompt", "negative_sound_prompt")  # also columns of the store
 CARRIED = (*manifest.TEXTS, *manifest.NUMBERS)  # columns of a manifest that are no part of a request

@@ -19,7 +19,7 @@ from mmray.extractors import registry
 from mmray.models import catalogue, digest, pull, weights
 from mmray.models.catalogue import Model
 
-GENERATORS = {"image", "audio", "caption", "spectrogram"}
+GENERATORS = {"image", "dalle_mini", "audio", "caption", "spectrogram"}
 LICENCES = {
     "Apache-2.0",
     "MIT",

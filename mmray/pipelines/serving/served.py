@@ -19,6 +19,14 @@ log = logging.getLogger(__name__)
 Kind = Literal[
     "image", "audio", "spectrogram", "caption", "labels", "embedding", "transcription", "classification", "search"
 ]
+GENERATORS: dict[str, Kind] = {
+    "image": "image",
+    "dalle_mini": "image",
+    "audio": "audio",
+    "spectrogram": "spectrogram",
+    "caption": "caption",
+    "labels": "labels",
+}
 EXTRACTORS: dict[str, Kind] = {
     "sbert": "embedding",
     "clip": "embedding",
@@ -85,6 +93,7 @@ class Served:
             "created": 0,
             "owned_by": "mmray",
             "kind": self.kind,
+            "generator": self.entry.name if self.entry.name in GENERATORS else None,
             "pool": self.entry.pool,
             "routes": list(ROUTES[self.kind]),
             "weights": self.fingerprint,
@@ -108,9 +117,10 @@ def prepare(config: ServeConfig, file: str) -> tuple[Served, ...]:
 
 def _found(entry: ModelEntry, place: int, config: ServeConfig, file: str) -> Served:
     where = f"models[{place}]"
-    if entry.name in registry.GENERATORS:
-        kind: Kind = entry.name  # type: ignore[assignment]
+    if entry.name in GENERATORS:
+        kind = GENERATORS[entry.name]
         generator = validate(registry.get(entry.name), entry.settings, where, file)
+        job.installed(generator, f"{file}: {where}.name")
         names = {field: getattr(generator, field) for field in generator.checkpoints}
         checkpoints = {field: _resolved(name, f"{where}.{field}", file) for field, name in names.items()}
         loader: Loader = GeneratorLoader(generator, {field: str(one.path) for field, one in checkpoints.items()})
@@ -123,7 +133,7 @@ def _found(entry: ModelEntry, place: int, config: ServeConfig, file: str) -> Ser
         loader, names, fingerprint, batch = reading.reader(entry, kind, where, file)
         size_bytes = sum(_size_bytes(_resolved(name, where, file).path) for name in names.values())
     else:
-        known = nearest(entry.name, [*registry.GENERATORS, *EXTRACTORS])
+        known = nearest(entry.name, [*GENERATORS, *EXTRACTORS])
         raise ConfigError(f"{file}: {where}.name: {entry.name!r} cannot be served{known}")
     licence, non_commercial = _licence(names.values())
     if non_commercial and not config.allow_non_commercial:
