@@ -269,9 +269,7 @@ def _export(arguments: argparse.Namespace) -> tuple[int, dict[str, Any]]:
 
 
 def _study(arguments: argparse.Namespace) -> tuple[int, dict[str, Any]]:
-    from mmray.config import read_yaml
-
-    if read_yaml(arguments.config).get("kind") == "crossmodal":
+    if _kind(arguments, "study", ("crossmodal",)) == "crossmodal":
         from mmray.fusion import crossmodal
 
         maps = crossmodal.load_crossmodal(
@@ -301,12 +299,22 @@ def _evaluate(arguments: argparse.Namespace) -> tuple[int, dict[str, Any]]:
 
 
 def _training(arguments: argparse.Namespace) -> Any:
-    from mmray.config import read_yaml
+    kind = _kind(arguments, "train", ("fusion", "text"))
     from mmray.fusion.text_training import load_text
     from mmray.fusion.training import load_train
 
-    load = load_text if read_yaml(arguments.config).get("kind") == "text" else load_train
+    load = load_text if kind == "text" else load_train
     return load(arguments.config, arguments.settings, store=arguments.store, out=arguments.out)
+
+
+def _kind(arguments: argparse.Namespace, verb: str, kinds: tuple[str, ...]) -> str | None:
+    """Return what a configuration says it is; ConfigError where it is of another verb."""
+    from mmray.config import nearest, read_yaml, with_settings
+
+    kind = with_settings(read_yaml(arguments.config), arguments.settings).get("kind")
+    if kind is not None and kind not in kinds:
+        raise ConfigError(f"{arguments.config}: kind: {kind!r} is not for `mmray {verb}`{nearest(str(kind), kinds)}")
+    return kind
 
 
 def _search(arguments: argparse.Namespace) -> tuple[int, dict[str, Any]]:

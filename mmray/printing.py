@@ -109,7 +109,8 @@ def _plan(result: dict[str, Any]) -> str:
         f"{result['samples']} samples, {result['media_hours']:g} h of media, {result['segments']} segments",
     ]
     lines.append(
-        f"about {hours / max(1, result['cores_here']):.2g} h on the {result['cores_here']} core(s) of this machine"
+        f"about {hours / max(1, result['cores_here']):.2g} h on the {result['cores_here']} core(s) of this machine, "
+        "without a GPU"
     )
     lines += [f"cannot be probed: {reason} {count}" for reason, count in result["problems"].items()]
     return "\n".join(lines)
@@ -250,15 +251,17 @@ def _crossmodal(result: dict[str, Any]) -> str:
 def _study(result: dict[str, Any]) -> str:
     if "maps" in result:
         return _crossmodal(result)
-    head = ["#", "embeddings", "fusion", "classifier", "labels", "n", "accuracy", "95 %", "macro F1", "published", ""]
+    head = ["#", "embeddings", "fusion", "classifier", "labels", "n", "accuracy", "95 %", "macro F1", "s"]
+    head += ["published", ""]
     rows = [
         [
             *(row[name] for name in ("rank", "embeddings", "fusion", "classifier", "labels")),
-            row["samples"] or "-",
+            row["tested"] or "-",
             "-" if row["accuracy"] is None else f"{row['accuracy']:.3f}",
             "" if row["accuracy"] is None else f"{row['accuracy_low']:.3f}-{row['accuracy_high']:.3f}",
             "-" if row["macro_f1"] is None else f"{row['macro_f1']:.3f}",
-            "" if row["published"] is None else f"{row['published']:.3f} (table {row['table']})",
+            f"{row['seconds']:.1f}",
+            "" if row["published"] is None else f"{row['published']:.3f}" + _of(row["table"]),
             "" if row["status"] == "done" else f"{row['status']}: {row['detail']}",
         ]
         for row in result["leaderboard"]
@@ -269,8 +272,15 @@ def _study(result: dict[str, Any]) -> str:
     lines += [f"LEAK: {warning}" for warning in result["warnings"]]
     lines += [f"left out: {note}" for note in result["notes"]]
     counts = f"{result['done']} done, {result['failed']} failed, {result['timed_out']} timed out"
-    lines.append(f"{result['cells']} cells: {counts}; {result['computed']} computed now, {result['seconds']:.1f} s")
+    busy = f", cores {result['busy']:.0%} busy" if result["busy"] else ""
+    lines.append(
+        f"{result['cells']} cells: {counts}; {result['computed']} computed now, {result['seconds']:.1f} s{busy}"
+    )
     return "\n".join([*lines, f"report: {result['report']}"])
+
+
+def _of(table: str) -> str:
+    return f" (table {table})" if table else ""
 
 
 def _train(result: dict[str, Any]) -> str:

@@ -13,6 +13,7 @@ CLASSIFIERS: tuple[Classifier, ...] = (
 Fusion = Literal["single", "early", "late"]
 VECTORISERS = ("tfidf", "counts")
 OF_A_VECTORISER = {"source", "max_terms", "ngrams"}
+Width = Annotated[int, Field(ge=1, le=65_536)]  # of a layer
 
 
 class Part(BaseModel):

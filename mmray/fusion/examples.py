@@ -190,6 +190,8 @@ def _held_out(found: Sides, train: Places, own: Places, rule: AnyConfig, materia
         column = material.dataset.column(rule.group_column, "group_column")
         groups = [column[place] for place in found.places[train]]
         count = min(count, int(splits.owners(groups).max()) + 1)
+        if count < 2:
+            raise ConfigError(f"validation_by: group: a train part has one {rule.group_column} alone; take stratified")
         return np.asarray(splits.grouped(own[train], groups, count, rule.seed) == 0)
     # A class of one member is learnt from: nobody could say whether it is answered rightly.
     several = np.bincount(own[train])[own[train]] > 1

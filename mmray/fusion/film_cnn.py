@@ -13,7 +13,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from mmray.errors import ConfigError
-from mmray.fusion.config import Part
+from mmray.fusion.config import Part, Width
 from mmray.fusion.encoder import Encoder
 from mmray.fusion.image_cnn import moved
 
@@ -30,8 +30,8 @@ class FilmCnn(Part):
     name: Literal["film_cnn"] = "film_cnn"
     side_px: int = Field(16, ge=2, le=512)
     frames: int = Field(8, ge=2, le=256)
-    filters: tuple[int, ...] = Field((32, 64, 64), min_length=1)
-    width: int = Field(64, ge=1)
+    filters: tuple[Width, ...] = Field((32, 64, 64), min_length=1)
+    width: Width = 64
     dropout: float = Field(0.4, ge=0, lt=1)
     turn_deg: float = Field(4, ge=0, le=180)
     scale: float = Field(0.08, ge=0, lt=1)

@@ -8,7 +8,7 @@ import numpy as np
 
 from mmray import storage
 from mmray.errors import ConfigError
-from mmray.fusion import examples, fits, fitting, material, network_files
+from mmray.fusion import encoders, examples, fits, fitting, material, network_files
 from mmray.fusion.bench import Bench
 from mmray.fusion.examples import Fold, Part
 from mmray.fusion.fits import Fit, Plan
@@ -78,12 +78,16 @@ def _digest(part: Part, columns: "range | list[int]") -> str:
 
 
 def _check_inputs(config: TrainConfig, found: Material) -> None:
-    """Refuse inputs that tell nothing, and fusions whose inputs no sample has together."""
+    """Refuse inputs that tell nothing or that their encoder cannot read, and fusions whose inputs no sample shares."""
     for place, one in enumerate(config.inputs):
         modality = found.modalities[one.as_]
         rows = modality.row[modality.present]
         if len(rows) > 1 and all(np.array_equal(modality.windows[row], modality.windows[rows[0]]) for row in rows[1:]):
             raise ConfigError(f"inputs[{place}]: {one.as_!r} is the same in all samples: it tells nothing")
+        try:
+            encoders.make(one.encoder, modality.dim)
+        except ConfigError as error:
+            raise ConfigError(f"inputs[{place}].encoder: {error}") from None
     for place, network in enumerate(config.networks):
         names = config.inputs_of(network)
         counts = np.sum([found.modalities[name].present for name in names], axis=0)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mmray.errors import ConfigError
-from mmray.fusion.config import Part
+from mmray.fusion.config import Part, Width
 from mmray.fusion.encoder import AttentionPool, Encoder
 
 
@@ -23,8 +23,8 @@ class ImageCnn(Part):
     name: Literal["image_cnn"] = "image_cnn"
     side_px: int = Field(28, ge=2, le=512)
     channels: Literal[1, 3] = 1
-    filters: tuple[int, ...] = Field((16, 32, 64), min_length=1)
-    width: int = Field(128, ge=1)
+    filters: tuple[Width, ...] = Field((16, 32, 64), min_length=1)
+    width: Width = 128
     dropout: float = Field(0.2, ge=0, lt=1)
     turn_deg: float = Field(10, ge=0, le=180)
     scale: float = Field(0.1, ge=0, lt=1)

@@ -6,7 +6,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from mmray.fusion.config import Part
+from mmray.fusion.config import Part, Width
 from mmray.fusion.encoder import AttentionPool, Encoder
 from mmray.fusion.standard import Standard
 
@@ -15,7 +15,7 @@ class Mlp(Part):
     """``hidden``: widths of the layers, each usually narrower than the one before; the last is the encoder's width."""
 
     name: Literal["mlp"] = "mlp"
-    hidden: tuple[int, ...] = Field((256, 128), min_length=1)
+    hidden: tuple[Width, ...] = Field((256, 128), min_length=1)
     dropout: float = Field(0.3, ge=0, lt=1)
 
 

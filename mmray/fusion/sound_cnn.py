@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mmray.errors import ConfigError
-from mmray.fusion.config import Part
+from mmray.fusion.config import Part, Width
 from mmray.fusion.encoder import AttentionPool, Encoder
 from mmray.fusion.standard import Standard
 from mmray.models.torch_setup import ensure_torchaudio
@@ -45,8 +45,8 @@ class SoundCnn(Part):
     frame_s: float = Field(0.032, gt=0, le=1)
     step_s: float = Field(0.0125, gt=0, le=1)
     range_db: float = Field(80, gt=0)
-    filters: tuple[int, ...] = Field((16, 32, 64), min_length=1)
-    width: int = Field(128, ge=1)
+    filters: tuple[Width, ...] = Field((16, 32, 64), min_length=1)
+    width: Width = 128
     dropout: float = Field(0.3, ge=0, lt=1)
     speed: float = Field(0.2, ge=0, lt=1)
     tilt: float = Field(0.3, ge=0, le=10)

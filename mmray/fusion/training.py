@@ -2,13 +2,13 @@
 
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 from torch import nn
 
 from mmray.config import nearest, read_yaml, validate, with_settings
-from mmray.fusion.config import LabelSet, Part, SplitRule
+from mmray.fusion.config import LabelSet, Part, SplitRule, Width
 from mmray.fusion.encoders import EncoderSettings, Mlp
 from mmray.fusion.noise import Noise
 
@@ -88,7 +88,7 @@ class Network(Part):
     fusion: Join = "single"
     start_from: tuple[str, ...] = ()
     width: int = Field(64, ge=1, le=8192)
-    hidden: tuple[Annotated[int, Field(ge=1, le=65_536)], ...] = (64,)
+    hidden: tuple[Width, ...] = (64,)
     dropout: float = Field(0.1, ge=0, lt=1)
     modality_dropout: float = Field(0.2, ge=0, lt=1)
     schedule: Schedule | None = None

@@ -200,6 +200,14 @@ def test_vectors_that_are_no_numbers_and_labels_that_are_missing_are_counted(tmp
             {"inputs": [{"extractor": "a"}, {"extractor": "early"}], "split": "given"},
             r"fold 0: no sample of the test part has 'early'",
         ),
+        (
+            {"inputs": [{"extractor": "a", "encoder": {"name": "image_cnn"}}], "networks": [{}]},
+            r"inputs\[0\]\.encoder: image_cnn: .*; the windows have 4",
+        ),
+        (
+            {"inputs": [{"extractor": "a"}], "networks": [{}], "validation_by": "group", "group_column": "one"},
+            "validation_by: group: a train part has one one alone",
+        ),
         ({"workers": 9}, r"schedule\.batch_size: 9 workers share a batch"),
         ({"labels": {"column": "one"}}, "fewer than two classes"),
         ({"labels": {"column": "lable"}}, "the manifest has no column 'lable'; did you mean 'label'"),
@@ -227,6 +235,10 @@ def test_what_cannot_be_trained_is_said_before_any_work(tmp_path: Path, keys: di
         ({"inputs": [{"extractor": "a", "as": "x.y"}]}, r"inputs\[0\]\.as: is made of letters"),
         ({"inputs": [{"extractor": "a", "as": "keys"}]}, r"inputs\[0\]\.as: .* no word of torch's"),
         ({"networks": [{"as": "../a", "inputs": "a"}]}, r"networks\[0\]\.as: names a folder"),
+        (
+            {"inputs": [{"extractor": "a", "encoder": {"name": "mlp", "hidden": [0]}}]},
+            r"inputs\[0\]\.encoder\.mlp\.hidden\[0\]: .* greater than or equal to 1",
+        ),
         ({"networks": [{"inputs": ["a", "a"], "fusion": "early"}]}, "an input stands there twice"),
         (
             {"networks": [{"inputs": "a"}, {"inputs": "b", "width": 8}, {"fusion": "late", "start_from": ["a", "b"]}]},

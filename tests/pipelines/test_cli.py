@@ -93,6 +93,25 @@ def test_models_are_listed_with_their_licences(capsys: pytest.CaptureFixture[str
     assert cli.main(["models", "pull"]) == 2
 
 
+@pytest.mark.parametrize(
+    ("verb", "kind", "words"),
+    [
+        ("study", "fusion", "kind: 'fusion' is not for `mmray study` (known: crossmodal)"),
+        ("train", "txt", "kind: 'txt' is not for `mmray train`; did you mean 'text'?"),
+        ("evaluate", "crossmodal", "kind: 'crossmodal' is not for `mmray train` (known: fusion, text)"),
+        ("train", "fusion --set kind=text", "the key 'inputs' is missing"),
+    ],
+)
+def test_a_configuration_of_another_verb_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], verb: str, kind: str, words: str
+) -> None:
+    path = tmp_path / "run.yaml"
+    kind, *rest = kind.split()
+    path.write_text(f"kind: {kind}\nout: out\n")
+    assert cli.main([verb, str(path), *rest]) == 2
+    assert words in capsys.readouterr().err
+
+
 def test_a_long_run_leaves_few_ledger_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from tests.tables.test_ledger import row
 
