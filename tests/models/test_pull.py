@@ -203,6 +203,22 @@ def test_of_a_pipeline_only_what_loading_reads_is_fetched(catalogued, monkeypatc
     assert weights.resolve("net").path == Path(place)
 
 
+def test_what_the_hub_has_in_another_folder_is_put_in_its_place(catalogued, monkeypatch):
+    def download(source, name, revision, local_dir):
+        assert (source, revision) == ("some/net", "a" * 40)
+        (local_dir / name).parent.mkdir(exist_ok=True)
+        (local_dir / name).write_bytes(name.encode())
+        return str(local_dir / name)
+
+    files = {"vocab_mini.json": "bart/vocab.json", "detoker.pt": "vqgan/detoker.pt"}
+    catalogued(source="some/net", revision="a" * 40, sha256=None, file="vqgan/detoker.pt", files=files)
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
+    (place,) = pull.pull(["net"])
+    found = {path.relative_to(place).as_posix(): path.read_bytes() for path in Path(place).rglob("*") if path.is_file()}
+    assert found == {"bart/vocab.json": b"vocab_mini.json", "vqgan/detoker.pt": b"detoker.pt"}
+    assert weights.resolve("net").path == Path(place)
+
+
 def test_a_wrong_checksum_from_the_hub_keeps_nothing(catalogued, monkeypatch, tmp_path):
     catalogued(source="some/net", revision="a" * 40, sha256="0" * 64, file="model.safetensors")
     monkeypatch.setattr("huggingface_hub.snapshot_download", partial(fake_snapshot, ["model.safetensors"]))

@@ -1,5 +1,6 @@
 """What `mmray doctor` finds: on this machine, for a configuration, and in a broken environment."""
 
+import importlib.util
 import json
 import os
 import re
@@ -13,6 +14,7 @@ import yaml
 
 from mmray import cli
 from mmray.extractors import registry
+from mmray.generation import registry as generators
 from mmray.models import catalogue
 from mmray.models.tiny import make_tiny
 from mmray.pipelines import machine
@@ -63,7 +65,25 @@ def test_this_machine_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     assert all(set(one) == {"name", "ok", "detail", "mend"} and one["detail"] for one in result["checks"])
     assert set(extractors) == set(registry.names())
     keys = {"name", "runs", "checkpoint", "why", "mend", "licence", "extra"}
-    assert all(set(one) == keys for one in result["extractors"])
+    assert all(set(one) == keys for one in [*result["extractors"], *result["generators"]])
+    assert [one["name"] for one in result["generators"]] == list(generators.GENERATORS)
+
+
+def test_a_generator_lacks_its_weights_and_its_package(
+    probed: dict[str, Any], capsys: pytest.CaptureFixture[str], home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def row() -> dict[str, Any]:
+        _, result, _, _ = told(capsys)
+        return next(one for one in result["generators"] if one["name"] == "dalle_mini")
+
+    assert (row()["runs"], row()["why"], row()["licence"]) == (False, "not here (1940 MB)", "Apache-2.0")
+    assert row()["mend"] == "mmray models pull dalle_mini"
+    make_tiny(home / "models", names=["dalle_mini"])
+    assert row()["runs"]
+    assert "random weights" in row()["why"]
+    found = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "min_dalle" else found(name))
+    assert (row()["runs"], row()["mend"], row()["extra"]) == (False, "pip install 'mmray[dalle-mini]'", "dalle-mini")
 
 
 def test_python_is_what_the_package_asks_for() -> None:
@@ -167,10 +187,13 @@ def test_what_is_printed_has_a_line_for_each(probed: dict[str, Any], capsys: pyt
     code, result, _, _ = told(capsys)
     assert cli.main(["doctor"]) == code == 0
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == len(result["checks"]) + len(result["extractors"]) + 5
-    able = sum(one["runs"] for one in result["extractors"])
-    assert lines[-1] == f"the core works; {able} of {len(result['extractors'])} extractors can run here"
-    assert max(map(len, lines[-len(result["extractors"]) - 2 :])) <= 160
+    checks, extractors, made = (len(result[key]) for key in ("checks", "extractors", "generators"))
+    assert len(lines) == checks + extractors + made + 7
+    able, makers = (sum(one["runs"] for one in result[key]) for key in ("extractors", "generators"))
+    last = f"the core works; {able} of {extractors} extractors and {makers} of {made} generators can run here"
+    assert lines[-1] == last
+    assert lines[checks + 2].startswith("extractor ")
+    assert max(map(len, lines[checks + 2 : checks + 3 + extractors])) <= 160
 
 
 def test_a_broken_torchvision_and_third_party_do_not_stop_the_doctor(tmp_path: Path) -> None:
