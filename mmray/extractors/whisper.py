@@ -6,7 +6,7 @@ Silero VAD. Weights: openai/whisper-small unless another is named, Apache-2.0; s
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import ClassVar, Literal, Self
+from typing import ClassVar, Literal, Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -31,6 +31,16 @@ TABLES = dict.fromkeys(("lang_to_id", "task_to_id"), dict)
 
 Samples = npt.NDArray[np.float32]
 Span = tuple[int, int]
+
+
+class Speaking(Protocol):
+    """What transcribes sounds of at most 30 s, in one language or in those that it finds."""
+
+    def __call__(self, sounds: Sequence[Samples]) -> list[list[Said]]:
+        """Return the segments of each sound in order of time."""
+
+    def speaking(self, language: str) -> Self:
+        """Return it for another language, with the same network; ConfigError for one that it does not know."""
 
 
 class Overlapping(AudioSpec):
@@ -124,25 +134,9 @@ class Whisper(Extractor):
         assert path is not None
         transcribe = self._transcriber(path, device)
         gate = speech.SpeechGate(str(weights.resolve(self.gate).path)) if self.gate is not None else everything
+        return Hearing(self, transcribe, gate)
 
-        def extract(waves: Sequence[Wave]) -> Iterator[Rows]:
-            """Waves: float32 in [-1, 1] at 16 kHz, any lengths; one Rows per wave, of any number of segments."""
-            cut = [list(slices(wave, self.sound.window, self.sound.hop)) for wave in waves]
-            sounds = [piece.samples for pieces in cut for piece in pieces]
-            speech_in = gate(sounds)
-            spoken = [place for place, spans in enumerate(speech_in) if spans]
-            said: list[list[Said]] = [[] for _ in sounds]
-            for start in range(0, len(spoken), self.batch_size):
-                batch = spoken[start : start + self.batch_size]
-                for place, found in zip(batch, transcribe([sounds[place] for place in batch]), strict=True):
-                    said[place] = [one for one in found if near(one, speech_in[place])]
-            rest = iter(said)
-            for pieces in cut:
-                yield rows([(piece, one) for piece in pieces for one in next(rest)])
-
-        return extract
-
-    def _transcriber(self, path: str, device: str) -> Callable[[Sequence[Samples]], list[list[Said]]]:
+    def _transcriber(self, path: str, device: str) -> Speaking:
         if self.backend == "faster_whisper":
             from mmray.models.faster import FasterTranscriber
 
@@ -150,6 +144,33 @@ class Whisper(Extractor):
         from mmray.models.transcribe import Transcriber
 
         return Transcriber(path, self.precision, device, self.language, self.translate)
+
+
+class Hearing:
+    """A Whisper and its gate, loaded."""
+
+    def __init__(self, how: Whisper, transcribe: Speaking, gate: Callable[[Sequence[Samples]], list[list[Span]]]):
+        self._how, self._transcribe, self._gate = how, transcribe, gate
+
+    def speaking(self, language: str) -> "Hearing":
+        """Return it for another language, with the same network; ConfigError for one that it does not know."""
+        return Hearing(self._how, self._transcribe.speaking(language), self._gate)
+
+    def __call__(self, waves: Sequence[Wave]) -> Iterator[Rows]:
+        """Waves: float32 in [-1, 1] at 16 kHz, any lengths; one Rows per wave, of any number of segments."""
+        spec, size = self._how.sound, self._how.batch_size
+        cut = [list(slices(wave, spec.window, spec.hop)) for wave in waves]
+        sounds = [piece.samples for pieces in cut for piece in pieces]
+        speech_in = self._gate(sounds)
+        spoken = [place for place, spans in enumerate(speech_in) if spans]
+        said: list[list[Said]] = [[] for _ in sounds]
+        for start in range(0, len(spoken), size):
+            batch = spoken[start : start + size]
+            for place, found in zip(batch, self._transcribe([sounds[place] for place in batch]), strict=True):
+                said[place] = [one for one in found if near(one, speech_in[place])]
+        rest = iter(said)
+        for pieces in cut:
+            yield rows([(piece, one) for piece in pieces for one in next(rest)])
 
 
 def everything(sounds: Sequence[Samples]) -> list[list[Span]]:

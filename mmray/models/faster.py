@@ -8,7 +8,9 @@ import importlib
 import importlib.util
 import os
 from collections.abc import Sequence
+from copy import copy
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
@@ -55,6 +57,15 @@ class FasterTranscriber:
             raise ConfigError(f"{path}: understands English only: leave translate out")
         self._language, self._task = language, "translate" if translate else "transcribe"
         self._first_stamp = self._net.hf_tokenizer.token_to_id("<|notimestamps|>") + 1
+
+    def speaking(self, language: str) -> Self:
+        """Return it for another language, with the same network; ConfigError for one that it does not know."""
+        known = self._net.supported_languages
+        if language not in known:
+            raise ConfigError(f"there is no language {language!r} here{nearest(language, known)}")
+        other = copy(self)
+        other._language = language
+        return other
 
     def __call__(self, sounds: Sequence[npt.NDArray[np.float32]]) -> list[list[Said]]:
         """Transcribe sounds at 16 kHz of up to 30 s, one after the other; for each its segments in order of time."""

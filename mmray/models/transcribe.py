@@ -5,13 +5,15 @@ and passes go on as in openai/whisper (MIT) and transformers.WhisperForCondition
 """
 
 from collections.abc import Sequence
-from typing import Any
+from copy import copy
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from mmray.config import nearest
 from mmray.errors import ConfigError
 from mmray.models import hub
 from mmray.models.torch_setup import ensure_torchaudio
@@ -51,6 +53,15 @@ class Transcriber:
         self._task = about.task_to_id["translate" if translate else "transcribe"] if self._many else None
         self._language = language
         self._rules = _rules(about, 3 if self._many else 1, device)
+
+    def speaking(self, language: str) -> Self:
+        """Return it for another language, with the same network; ConfigError for one that it does not know."""
+        known = list(self._languages.values()) if self._many else ["en"]
+        if language not in known:
+            raise ConfigError(f"there is no language {language!r} here{nearest(language, known)}")
+        other = copy(self)
+        other._language = language
+        return other
 
     @torch.inference_mode()
     def __call__(self, sounds: Sequence[Samples]) -> list[list[Said]]:

@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mmray.errors import SampleError
 from mmray.generation.base import Progress, RequestError
 from mmray.pipelines import job
 from mmray.pipelines.serving.reading import Medium, Reading, task_of, vectors
@@ -43,7 +42,7 @@ def read(
     def work() -> None:
         try:
             found.append(reading(medium, progress, words))
-        except (GoneError, SampleError, RequestError) as error:
+        except (GoneError, RequestError) as error:
             found.append(error)
 
     thread = threading.Thread(target=work, daemon=True)
@@ -76,7 +75,7 @@ def test_what_nobody_waits_for_ends_and_leaves_no_thread(reading: Reading, clip:
 
 
 def test_what_cannot_be_read_or_is_too_long_is_refused(reading: Reading, clip: bytes) -> None:
-    with pytest.raises(SampleError):
+    with pytest.raises(RequestError, match="^file: "):
         read(reading, Medium(b"no medium", 60), "words do not make up for it")
     with pytest.raises(RequestError, match=r"file: lasts . s, and at most 0\.5 s are read"):
         read(reading, Medium(clip, 0.5))

@@ -7,7 +7,8 @@ import asyncio
 from collections.abc import Mapping
 from typing import Any
 
-from fastapi import FastAPI
+from fastapi import FastAPI, Security
+from fastapi.security import HTTPBearer
 from ray import serve
 from ray.serve.handle import DeploymentHandle
 
@@ -47,12 +48,16 @@ class Endpoint:
 
     def __serve_build_asgi_app__(self) -> Any:
         """Return the ASGI application."""
+        # FastAPI's own pages of the routes load scripts from elsewhere.
         api = FastAPI(
             title="mmray", version=mmray.__version__, description=mmray.__doc__ or "", docs_url=None, redoc_url=None
         )
         api.state.endpoint = self
         refusals.install(api)
-        for router in routes.ROUTERS:
+        shown = [Security(HTTPBearer(auto_error=False))] if self._keys else []  # for OpenAPI: Guard looks at keys
+        for router in routes.KEYED:
+            api.include_router(router, dependencies=shown)
+        for router in routes.OPEN:
             api.include_router(router)
         guard = Guard(api, self._keys, self._config.rate_per_minute, self._config.limits.upload_bytes, self.counts)
         self._guards.append(guard)

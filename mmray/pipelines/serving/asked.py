@@ -17,7 +17,7 @@ class Asked(BaseModel):
     ``background``: true makes it a job. (OpenAI's clients may send "auto" or "opaque" there, of pictures.)
     """
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)  # forms, whose numbers are text, are read laxly
 
     model: str | None = None
     background: bool | Literal["auto", "opaque"] = False
@@ -94,15 +94,22 @@ class SpectrogramsAsked(Asked):
 class EmbeddingsAsked(Asked):
     """OpenAI's ``embeddings``, of texts."""
 
-    input: str | list[str]
+    input: Text | Annotated[list[Text], Field(min_length=1, max_length=2048)]
     encoding_format: Literal["float", "base64"] = "float"
 
 
 class TranscriptionAsked(Asked):
-    """OpenAI's ``audio/transcriptions``; the language is found by the model, or as the server is configured."""
+    """OpenAI's ``audio/transcriptions``; without ``language`` the model finds it, or it is as the server is configured.
+
+    Decoding is greedy, of segments, without words to begin with: other wishes are refused.
+    """
 
     file: bytes = Field(exclude=True, repr=False)
     response_format: Literal["json", "text", "verbose_json", "srt", "vtt"] = "json"
+    language: Text | None = None
+    prompt: Literal[""] = ""
+    temperature: float = Field(0, ge=0, le=0)
+    timestamp_granularities: list[Literal["segment"]] = ["segment"]
 
 
 class CaptionAsked(Asked):
@@ -127,21 +134,26 @@ class ClassificationAsked(Asked):
     text: str | None = None
 
 
-class SearchAsked(Asked):
-    """What to look for: a text, a sample of the store, or an uploaded picture or sound.
+class TextSearchAsked(Asked):
+    """What to look for: a text, or a sample of the store.
 
     ``within``: the partition; ``where``: conditions column=value on the manifest.
     """
 
     text: Text | None = None
     sample: Text | None = None
-    image: bytes | None = Field(None, exclude=True, repr=False)
-    audio: bytes | None = Field(None, exclude=True, repr=False)
     k: int = Field(10, ge=1, le=1000)
     within: str | None = None
     pooling: str | None = None
     windows: bool = False
     where: list[str] = []
+
+
+class SearchAsked(TextSearchAsked):
+    """What to look for: a text, a sample of the store, or an uploaded picture or sound."""
+
+    image: bytes | None = Field(None, exclude=True, repr=False)
+    audio: bytes | None = Field(None, exclude=True, repr=False)
 
 
 class StoryAsked(Asked):

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from mmray import storage
-from mmray.errors import ConfigError, SampleError
+from mmray.errors import ConfigError
 from mmray.extractors import registry
 from mmray.fusion import network_files
 from mmray.fusion.examples import Batch
@@ -78,8 +78,6 @@ class Classifier:
                 tables, _ = reading(medium, progress, words)
             except RequestError as error:
                 return error
-            except SampleError as error:
-                return RequestError(medium.field, str(error))
             found = [windows_of(one, rows) for one, rows in zip(about.inputs, tables, strict=True)]
             if not any(len(windows) for windows in found):
                 return RequestError(medium.field, "holds nothing that this network reads")

@@ -24,6 +24,7 @@ from mmray.pipelines.worker import loaded, schema
 from mmray.tables import features, windows
 from mmray.tables.features import Matrix
 
+SAID = ["text", "language", "avg_logprob", "start_s", "end_s"]
 OWN = {"clip": {"modality": "text"}, "clap": {"modality": "text"}}
 
 
@@ -86,25 +87,25 @@ def _embedded(rows: Any) -> Matrix | RequestError:
 
 @dataclass(frozen=True)
 class Transcriber:
-    """Media to the rows of a transcript: text, language, start_s, end_s; and the length of the medium."""
+    """Media, and the language of each if it is given, to the rows of a transcript; and the length of the medium."""
 
     task: Task
 
     def load(self, device: str) -> GenerateFn:
         """Load the extractor."""
-        reading = Reading([self.task], [loaded(self.task, device)])
+        hearing: Any = loaded(self.task, device)
 
-        def one(medium: Medium, progress: Progress) -> Any:
+        def one(medium: Medium, language: str | None, progress: Progress) -> Any:
             try:
-                (found,), duration_s = reading(medium, progress)
+                extract = hearing if language is None else hearing.speaking(language)
+                (found,), duration_s = Reading([self.task], [extract])(medium, progress)
+            except ConfigError as error:
+                return RequestError("language", str(error))
             except RequestError as error:
                 return error
-            except SampleError as error:
-                return RequestError(medium.field, str(error))
-            rows = found.select(["text", "language", "start_s", "end_s"]).to_pylist() if found is not None else []
-            return {"duration_s": duration_s, "segments": rows}
+            return {"duration_s": duration_s, "segments": found.select(SAID).to_pylist() if found is not None else []}
 
-        return lambda media, progress: [one(medium, progress) for medium in media]
+        return lambda asked, progress: [one(medium, language, progress) for medium, language in asked]
 
 
 class Reading:
@@ -119,15 +120,10 @@ class Reading:
     ) -> tuple[list[pa.Table | None], float | None]:
         """Return the rows of each extractor (None: it finds nothing to read), and how long the medium lasts.
 
-        ``words``: what extractors of texts read. SampleError where nothing can be read at all; what ``progress``
-        raises ends it, as soon as the file is decoded.
+        ``words``: what extractors of texts read. RequestError where the medium cannot be read or is too long; what
+        ``progress`` raises ends it.
         """
-        with upload(medium.data) as path:
-            duration_s = probe(path).duration_s
-            if (duration_s or 0) > medium.longest_s:
-                raise RequestError(
-                    medium.field, f"lasts {duration_s:.0f} s, and at most {medium.longest_s:g} s are read"
-                )
+        with opened(medium) as (path, duration_s):
             feeds = self._feeds(path, duration_s, words)
             work = Batch(self._extract, self._tasks, self._schemas, "request", lambda: progress(0, 0))
             try:
@@ -140,7 +136,7 @@ class Reading:
         tables: list[pa.Table | None] = [None] * len(self._tasks)
         failed = [one for one in work.finished if one.outcome is not None and one.outcome.status == "failed"]
         if len(failed) == len(work.finished) and failed and failed[0].outcome and failed[0].outcome.reason:
-            raise SampleError(failed[0].outcome.reason, failed[0].outcome.detail)
+            raise RequestError(medium.field, f"{failed[0].outcome.reason}: {failed[0].outcome.detail}")
         for one in work.finished:
             tables[one.task] = one.tables[0] if one.tables else None
         return tables, duration_s
@@ -160,12 +156,21 @@ class Reading:
 
 
 @contextmanager
-def upload(data: bytes) -> Iterator[str]:
-    """Put an upload into a file of its own for as long as it is read; returns its path."""
+def opened(medium: Medium) -> Iterator[tuple[str, float | None]]:
+    """Put an upload into a file of its own for as long as it is read; yields its path and how long the medium lasts.
+
+    RequestError where it is no medium, or too long.
+    """
     with tempfile.NamedTemporaryFile(prefix="mmray-upload-") as file:
-        file.write(data)
+        file.write(medium.data)
         file.flush()
-        yield file.name
+        try:
+            duration_s = probe(file.name).duration_s
+        except SampleError as error:
+            raise RequestError(medium.field, str(error)) from error
+        if (duration_s or 0) > medium.longest_s:
+            raise RequestError(medium.field, f"lasts {duration_s:.0f} s, and at most {medium.longest_s:g} s are read")
+        yield file.name, duration_s
 
 
 def vectors(rows: pa.Table) -> Matrix:

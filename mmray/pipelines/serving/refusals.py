@@ -1,6 +1,7 @@
 """How the endpoint says no: always {"error": {"message", "type", "param", "code"}}, naming the field at fault."""
 
 import logging
+from collections.abc import Sequence
 from typing import Any
 
 import ray
@@ -10,6 +11,7 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, ReplicaUnavailableError
 from starlette.exceptions import HTTPException
+from starlette.routing import Match, Route
 
 log = logging.getLogger(__name__)
 
@@ -65,6 +67,16 @@ def wrong(param: str, message: str, code: str = "invalid_value") -> Refusal:
     return Refusal(400, code, message, param)
 
 
+def invalid(problems: Sequence[Any]) -> Refusal:
+    """Return the refusal of what pydantic says is wrong with a request: the first of it, with the field's name."""
+    problem = problems[0]
+    place = [part for part in problem["loc"] if part not in ("body", "query", "path")]
+    field = str(place[0]) if place else "body"
+    if problem["type"] == "extra_forbidden":
+        return wrong(field, "there is no such field", "unknown_field")
+    return wrong(field, problem["msg"].removeprefix("Value error, "))
+
+
 def described(error: BaseException) -> Refusal:
     """Return what a client is told of an error: where its cause is the server's, nothing of the inside."""
     if isinstance(error, Refusal):
@@ -93,12 +105,11 @@ def install(app: FastAPI) -> None:
         return error.response
 
     @app.exception_handler(RequestValidationError)
-    async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
+    async def unfit(_: Request, error: RequestValidationError) -> JSONResponse:
         problem = error.errors()[0]
-        place = [str(part) for part in problem["loc"] if part not in ("body", "query", "path")]
         if problem["type"] == "json_invalid":
             return wrong("body", f"the body is not JSON: {problem['ctx']['error']}", "invalid_json").response
-        return wrong(".".join(place) or "body", problem["msg"].removeprefix("Value error, ")).response
+        return invalid(error.errors()).response
 
     @app.exception_handler(HTTPException)
     async def http(request: Request, error: HTTPException) -> JSONResponse:
@@ -106,8 +117,20 @@ def install(app: FastAPI) -> None:
         message = {404: f"there is nothing at {request.url.path}"}.get(error.status_code, str(error.detail))
         answer = Refusal(error.status_code, code, message).response
         answer.headers.update(error.headers or {})
+        if error.status_code == 405:
+            answer.headers["Allow"] = ", ".join(sorted(_methods(app, request)))
         return answer
 
     @app.exception_handler(Exception)
     async def failed(_: Request, error: Exception) -> JSONResponse:
         return described(error).response
+
+
+def _methods(app: FastAPI, request: Request) -> set[str]:
+    """Return the methods of all routes with the path of a request."""
+    return {
+        method
+        for route in app.routes
+        if isinstance(route, Route) and route.matches(request.scope)[0] is not Match.NONE
+        for method in route.methods or ()
+    }

@@ -10,7 +10,7 @@ from mmray.errors import ConfigError
 from mmray.generation.base import GenerateFn, Progress, RequestError
 from mmray.pipelines import search
 from mmray.pipelines.serving.asked import SearchAsked
-from mmray.pipelines.serving.reading import upload
+from mmray.pipelines.serving.reading import Medium, opened
 from mmray.tables.store import open_store
 
 OPTION = re.compile(r"--([a-z]+)")  # as the command line calls what is a field here
@@ -41,22 +41,25 @@ class Searcher:
             found = []
             for number, asked in enumerate(requests):
                 progress(number, len(requests))
-                found.append(self._answer(*asked))
+                try:
+                    found.append(self._answer(*asked))
+                except RequestError as error:
+                    found.append(error)
             return found
 
         return generate
 
     def _answer(self, means: Any, body: SearchAsked, longest_s: float) -> Any:
-        del longest_s
         value = getattr(body, means)
-        with upload(value) if isinstance(value, bytes) else nullcontext(value) as asked:
+        given = opened(Medium(value, longest_s, means)) if isinstance(value, bytes) else nullcontext((value, None))
+        with given as (asked, _):
             question = search.Question(means, asked, body.k, body.within, body.pooling, body.windows, tuple(body.where))
             try:
                 return search.run(self.store, question)
             except ConfigError as error:
                 words = str(error).replace(self.store, "the store").replace(f"--{means} {asked!r}", means)
                 field = "within" if body.within is not None and body.within in words else _field(words, means)
-                return RequestError(field, OPTION.sub(_called, words))
+                raise RequestError(field, OPTION.sub(_called, words)) from error
 
 
 def _called(option: re.Match[str]) -> str:

@@ -1,6 +1,7 @@
 """What the routes answer that look at something: embeddings, transcripts, labels, classes, neighbours."""
 
 import asyncio
+import zlib
 from typing import Any
 
 import numpy as np
@@ -38,27 +39,30 @@ def _written(vector: Any, form: str) -> list[float] | str:
 async def transcription(models: Models, limits: Limits, body: asked.TranscriptionAsked, tell: Tell | None) -> Body:
     """Write down what is said; the form that was asked for is under ``text`` where it is a text."""
     name = models.name("transcription", body.model)
-    (found,) = await models.ask(name, [Medium(body.file, limits.media_s)], tell)
-    segments = found["segments"]
+    (found,) = await models.ask(name, [(Medium(body.file, limits.media_s), body.language)], tell)
+    segments, duration_s = found["segments"], found["duration_s"] or 0.0
+    usage = {"type": "duration", "seconds": duration_s}
     text = " ".join(one["text"].strip() for one in segments).strip()
     if body.response_format == "verbose_json":
         languages = [one["language"] for one in segments]
         return {
             "task": "transcribe",
             "language": max(languages, key=languages.count) if languages else "",
-            "duration": found["duration_s"] or 0.0,
+            "duration": duration_s,
             "text": text,
             "segments": [_segment(place, one) for place, one in enumerate(segments)],
+            "usage": usage,
         }
     if body.response_format in ("srt", "vtt"):
-        return {"text": _subtitles(segments, body.response_format)}
-    return {"text": text}
+        return {"text": _subtitles(segments, body.response_format), "usage": usage}
+    return {"text": text, "usage": usage}
 
 
 def _segment(place: int, one: Body) -> Body:
     times = {"seek": 0, "start": one["start_s"], "end": one["end_s"]}
-    unknown = {"tokens": [], "temperature": 0.0, "avg_logprob": 0.0, "compression_ratio": 0.0, "no_speech_prob": 0.0}
-    return {"id": place, **times, "text": one["text"], **unknown}
+    said = one["text"].encode()
+    found = {"avg_logprob": one["avg_logprob"], "compression_ratio": len(said) / len(zlib.compress(said))}
+    return {"id": place, **times, "text": one["text"], "tokens": [], "temperature": 0.0, **found, "no_speech_prob": 0.0}
 
 
 def _subtitles(segments: list[Body], form: str) -> str:
