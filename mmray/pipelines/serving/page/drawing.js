@@ -10,24 +10,26 @@ function svg(name, attributes, text) {
   return made;
 }
 
-// The share of each modality at each step: where both work they divide it, where one works it has all.
+// The share of each modality at each time, from 1 to 0: where both paint they divide it, where one paints it has all;
+// above `strength` nobody paints: the imprint stands for it. Returns whether there is a time at which nobody paints.
 function drawWeights(figure, own) {
-  const width = 360, height = 110, left = 28, top = 8, low = 84, steps = 100;
+  const width = 360, left = 16, top = 8, low = 84, steps = 100, each = (width - left) / steps;
   const on = (from, until, time) => time <= from && time > until ? 1 : 0;
+  const box = (look, step, y, height) => figure.append(svg("rect", { class: look, x: left + each * step, y, width: each + .3, height }));
   figure.replaceChildren();
   let gap = false;
   for (let step = 0; step < steps; step++) {
     const time = 1 - step / steps;
     const picture = on(own.picture_from, own.picture_until, time), sound = on(own.sound_from, own.sound_until, time);
-    const x = left + (width - left) * step / steps, each = (width - left) / steps;
+    if (time > own.strength) { box("imprint", step, top, low - top); continue; }
     if (!picture && !sound) { gap = true; continue; }
     const share = (picture && sound ? 1 - own.sound_weight : picture) * (low - top);
-    figure.append(svg("rect", { class: "picture", x, y: low - share, width: each + .3, height: share }));
-    figure.append(svg("rect", { class: "sound", x, y: top, width: each + .3, height: low - top - share }));
+    box("picture", step, low - share, share);
+    box("sound", step, top, low - top - share);
   }
   figure.append(svg("text", { x: 0, y: top + 9 }, "1"), svg("text", { x: 0, y: low }, "0"));
-  figure.append(svg("text", { x: left, y: 100 }, "noise"), svg("text", { x: width, y: 100, "text-anchor": "end" }, "result"));
-  figure.append(svg("text", { x: (width + left) / 2, y: 100, "text-anchor": "middle" }, "blue: picture, orange: sound"));
+  figure.append(svg("text", { x: left, y: 100 }, "time 1, noise"), svg("text", { x: width, y: 100, "text-anchor": "end" }, "time 0, result"));
+  figure.append(svg("text", { x: (width + left) / 2, y: 100, "text-anchor": "middle" }, ".5"));
   return gap;
 }
 

@@ -1,50 +1,76 @@
 "use strict";
 // What can be asked: a form for each route. `wants`: the kinds of models behind it, where it is no model's own; `now`:
-// answered at once, not as a job; `limit` names a limit of the server; `needs` the field that another goes with.
+// answered at once, not as a job; `encoded`: files go into the JSON as base64; `saves`: what of an answer is a file.
+// Of a field: `limit` names a limit of the server; `needs` the file that it goes with; `lines`: a list, one a line;
+// `wide`: a row of its own, where its type does not say so.
 
-const prompt = (label = "What is to be seen") => ({ name: "prompt", label, type: "area", required: true, limit: "prompt_chars" });
-const without = (name = "negative_prompt", label = "What is not to be there") => ({ name, label, type: "text", limit: "prompt_chars" });
-const number = (name, label, rest = {}) => ({ name, label, type: "number", step: 1, min: 0, ...rest });
-const SEED = number("seed", "Seed", { value: 0, max: 4294967295 });
-const COUNT = number("n", "How many", { value: 1, min: 1, limit: "n" });
-const STEPS = number("steps", "Steps", { min: 1, limit: "steps" });
-const GUIDANCE = number("guidance", "Guidance", { step: "any" });
-const share = (name, label, value) => ({ name, label, type: "range", min: 0, max: 1, step: .05, value });
+const area = (name, label, placeholder, rest = {}) => ({ name, label, placeholder, type: "area", limit: "prompt_chars", ...rest });
+const prompt = (label, placeholder) => area("prompt", label, placeholder, { required: true });
+const text = (name, label, placeholder, rest = {}) => ({ name, label, placeholder, type: "text", ...rest });
+const words = (name, label, placeholder) => text(name, label, placeholder, { limit: "prompt_chars" });
+const number = (name, label, rest = {}) => ({ name, label, type: "number", step: 1, min: 0, placeholder: "default", ...rest });
+const share = (name, label, value, rest = {}) => ({ name, label, type: "range", min: 0, max: 1, step: .05, value, ...rest });
 const file = (name, label, accept, rest = {}) => ({ name, label, type: "file", accept, ...rest });
+const group = (legend, fields, rest = {}) => ({ legend, fields, ...rest });
+
+const SIZE = text("size", "Size, px", "default", { pattern: "\\d+x\\d+|auto", hint: "write it as width x height, such as 512x768", wide: false });
+const COUNT = number("n", "How many", { value: 1, min: 1, limit: "n" });
+const SEED = number("seed", "Seed", { value: 0, max: 4294967295 });
+const STEPS = number("steps", "Steps", { min: 1, limit: "steps" });
+const GUIDANCE = number("guidance", "Guidance", { step: "any", max: 100 });
+const LENGTH = number("length_s", "Length, s", { step: "any", limit: "length_s" });
+const SEEDED = "One seed gives one result. Guidance: how closely it keeps to the words.";
 
 const FORMS = [
-  { id: "image", title: "Image", route: "v1/images/generations", edits: "v1/images/edits", fields: [
-    prompt(), without(), { name: "size", label: "Size, px", type: "text", placeholder: "512x512", pattern: "\\d+x\\d+|auto" },
-    COUNT, SEED, STEPS, GUIDANCE,
-    file("image", "Begin with a picture", "image/*"), { ...share("strength", "Change it by", .8), needs: "image" } ] },
-  { id: "audio", title: "Sound", route: "v1/audio/generations", fields: [
-    prompt("What is to be heard"), without(), number("length_s", "Length, s", { step: "any", limit: "length_s" }),
-    COUNT, SEED, STEPS, GUIDANCE ] },
-  { id: "spectrogram", title: "Image that sounds", route: "v1/spectrograms/generations", weights: true, fields: [
-    prompt(), { ...prompt("What is to be heard"), name: "sound_prompt" },
-    without("negative_prompt", "Not to be seen"), without("negative_sound_prompt", "Not to be heard"),
-    { ...GUIDANCE, label: "Guidance of the picture" }, { ...GUIDANCE, name: "sound_guidance", label: "Guidance of the sound" },
-    share("sound_weight", "Weight of the sound", .5),
-    share("picture_from", "Picture works from time", .9), share("picture_until", "Picture works until time", 0),
-    share("sound_from", "Sound works from time", 1), share("sound_until", "Sound works until time", 0),
-    COUNT, SEED, STEPS,
-    file("imprint", "Begin with an imprint", "image/*", { base64: true }),
-    { ...share("strength", "Paint over it by", .8), needs: "imprint" } ] },
-  { id: "story", title: "Story", route: "v1/stories", wants: ["image", "audio"], fields: [
-    prompt("What is to be seen and heard"), { name: "sound_prompt", label: "Other words for the sound", type: "text", limit: "prompt_chars" },
-    number("length_s", "Length, s", { step: "any", limit: "length_s" }), SEED, STEPS ] },
-  { id: "caption", title: "Caption", route: "v1/captions", multipart: true, now: true, fields: [
-    file("image", "Picture", "image/*", { required: true }), { name: "prompt", label: "It begins with", type: "text", limit: "prompt_chars" } ] },
-  { id: "scores", title: "Labels", route: "v1/scores", multipart: true, now: true, fields: [
-    file("file", "Picture or sound", "image/*,audio/*", { required: true }),
-    { name: "labels", label: "Labels, one a line", type: "area", required: true, lines: true } ] },
-  { id: "transcription", title: "Transcribe", route: "v1/audio/transcriptions", multipart: true, now: true, fields: [
-    file("file", "Sound or film", "audio/*,video/*", { required: true }) ] },
-  { id: "classification", title: "Classify", route: "v1/classifications", multipart: true, now: true, fields: [
-    file("file", "Film, sound or picture", "video/*,audio/*,image/*", { required: true }) ] },
-  { id: "search", title: "Search", route: "v1/search", now: true, fields: [
-    { name: "text", label: "Words", type: "text", limit: "prompt_chars" },
-    file("image", "or a picture", "image/*"), file("audio", "or a sound", "audio/*"),
-    number("k", "How many", { value: 10, min: 1, max: 100 }),
-    { name: "where", label: "Only where", type: "text", placeholder: "label=dog", lines: true } ] },
+  { id: "image", title: "Image", verb: "Make the image", about: "A picture of what you describe.",
+    route: "v1/images/generations", edits: "v1/images/edits", saves: { b64_json: "image.png" }, fields: [
+      prompt("What to show", "a lighthouse in a storm, oil painting"), words("negative_prompt", "What to leave out", "people, text"),
+      group("Settings", [SIZE, COUNT, SEED, STEPS, GUIDANCE], { about: SEEDED }),
+      group("Begin with a picture", [file("image", "Picture (optional)", "image/*"),
+        share("strength", "How much of it to change", .8, { needs: "image", min: .05, wide: true })]) ] },
+  { id: "audio", title: "Sound", verb: "Make the sound", about: "A sound of what you describe.",
+    route: "v1/audio/generations", saves: { b64_json: "sound.wav" }, fields: [
+      prompt("What to hear", "rain on a tin roof, distant thunder"), words("negative_prompt", "What to leave out", "voices"),
+      group("Settings", [LENGTH, COUNT, SEED, STEPS, GUIDANCE], { about: SEEDED }) ] },
+  { id: "spectrogram", title: "Image that sounds", verb: "Make the image that sounds", encoded: true,
+    about: "One picture that is also a spectrogram: two models paint it together, one for the eye, one for the ear.",
+    route: "v1/spectrograms/generations", saves: { b64_json: "picture.png", sound_b64: "sound.wav" }, fields: [
+      prompt("What to show", "a painting of castle towers, grayscale"),
+      area("sound_prompt", "What to hear", "bell ringing", { required: true }),
+      words("negative_prompt", "Leave out of the picture"), words("negative_sound_prompt", "Leave out of the sound"),
+      group("Settings", [{ ...GUIDANCE, label: "Picture guidance" }, { ...GUIDANCE, name: "sound_guidance", label: "Sound guidance" },
+        STEPS, COUNT, SEED]),
+      group("Weights over time", [share("sound_weight", "Share of the sound while both paint", .5, { wide: true }),
+        share("picture_from", "Picture begins at", .9), share("picture_until", "Picture ends at", 0),
+        share("sound_from", "Sound begins at", 1), share("sound_until", "Sound ends at", 0)],
+        { weights: true, about: "Who paints when: from time 1, all noise, to time 0, the result." }),
+      group("Begin with an imprint", [file("imprint", "Picture that shines through (optional)", "image/*"),
+        share("strength", "How much to paint over it", .8, { needs: "imprint", wide: true })]) ] },
+  { id: "story", title: "Story", verb: "Make the story", wants: ["image", "audio", "caption"], about: "A picture, a sound and a caption of one prompt, as a film.",
+    route: "v1/stories", saves: { video_b64: "story.mp4" }, fields: [
+      prompt("What to show and hear", "waves breaking on a rocky shore"), words("sound_prompt", "Other words for the sound (optional)"),
+      group("Settings", [SIZE, LENGTH, SEED, STEPS, GUIDANCE], { about: SEEDED }) ] },
+  { id: "caption", title: "Caption", verb: "Describe it", about: "What a picture shows, in words.",
+    route: "v1/captions", multipart: true, now: true, fields: [
+      file("image", "Picture", "image/*", { required: true }), words("prompt", "The caption begins with (optional)", "a photograph of") ] },
+  { id: "scores", title: "Labels", verb: "Compare the labels", about: "Which of your labels fits a picture or a sound best.",
+    route: "v1/scores", multipart: true, now: true, fields: [
+      file("file", "Picture or sound", "image/*,audio/*", { required: true }),
+      { ...area("labels", "Labels, one a line", "dog\ncat"), required: true, lines: true },
+      text("template", "Sentence around each label (optional)", "a photo of a {}") ] },
+  { id: "transcription", title: "Transcribe", verb: "Transcribe it", about: "What is said in a sound or a film.",
+    route: "v1/audio/transcriptions", multipart: true, fields: [
+      file("file", "Sound or film", "audio/*,video/*", { required: true }) ] },
+  { id: "classification", title: "Classify", verb: "Classify it", about: "A film, a sound or a picture through a trained network.",
+    route: "v1/classifications", multipart: true, fields: [
+      file("file", "Film, sound or picture", "video/*,audio/*,image/*", { required: true }),
+      words("text", "Its text, where the network reads one (optional)") ] },
+  { id: "search", title: "Search", verb: "Search", now: true, about: "The samples of the store that are nearest to one of these:",
+    route: "v1/search", fields: [
+      words("text", "Words", "a dog barking"), file("image", "or a picture", "image/*"), file("audio", "or a sound", "audio/*"),
+      text("sample", "or a sample, by its id"),
+      group("Settings", [number("k", "How many", { value: 10, min: 1, max: 100 }),
+        text("within", "In which vectors", "default", { wide: false }),
+        text("where", "Only where", "label=dog", { lines: true, wide: false })]) ] },
 ];
+const fieldsOf = form => form.fields.flatMap(one => one.fields || [one]);
