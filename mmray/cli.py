@@ -275,7 +275,7 @@ def _study(arguments: argparse.Namespace) -> tuple[int, dict[str, Any]]:
         maps = crossmodal.load_crossmodal(
             arguments.config, arguments.settings, store=arguments.store, out=arguments.out
         )
-        return DONE, crossmodal.run(maps)
+        return DONE, crossmodal.run(maps, arguments.config)
     from mmray.fusion.config import load_study
     from mmray.pipelines import study
 

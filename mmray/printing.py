@@ -244,6 +244,7 @@ def _crossmodal(result: dict[str, Any]) -> str:
         table(["map", *(column.replace("_", " ") for column in columns)], rows),
         f"{result['pairs']} pairs: fitted on {result['fitted_on']}, asked {result['asked']} among "
         f"{result['candidates']} candidates",
+        *(f"LEAK: {warning}" for warning in result["warnings"]),
     ]
     return "\n".join([*lines, f"left out: {excluded}"] if excluded else lines)
 

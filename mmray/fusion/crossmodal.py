@@ -5,6 +5,7 @@ Each map is fitted on a part of the pairs and asked about the rest: which target
 """
 
 import json
+import logging
 import time
 from typing import Any, Literal, Self
 
@@ -21,6 +22,8 @@ from mmray.fusion.maps import NAMES, Map, MapName, Training
 from mmray.fusion.pairs import Pairs, Places
 from mmray.fusion.retrieval import Found
 from mmray.tables.store import write_parquet
+
+log = logging.getLogger(__name__)
 
 VERSION = 1  # raised whenever our code changes the numbers
 
@@ -77,12 +80,19 @@ def load_crossmodal(file: str, settings: list[str] | None = None, **overrides: s
     return validate(CrossmodalConfig, data, "", file)
 
 
-def run(config: CrossmodalConfig) -> dict[str, Any]:
+def run(config: CrossmodalConfig, file: str = "configuration") -> dict[str, Any]:
     """Fit, measure and write; returns what ``results.json`` holds.
 
     ConfigError, before any fitting, where there are too few pairs, or none are left to learn from. The maps written are
     those measured; with ``folds``, which have one map a fold, they are fitted on all pairs once more.
     """
+    try:
+        return _run(config)
+    except ConfigError as error:
+        raise ConfigError(f"{file}: {error}") from None
+
+
+def _run(config: CrossmodalConfig) -> dict[str, Any]:
     started = time.monotonic()
     if config.device != "cpu" and not torch.cuda.is_available():
         raise ConfigError(f"device: {config.device}: torch finds no CUDA device on this machine; take device: cpu")
@@ -91,6 +101,9 @@ def run(config: CrossmodalConfig) -> dict[str, Any]:
     everything = np.arange(len(found.ids))
     candidates = [everything if config.candidates == "all" else part for part in parts]
     same = retrieval.twins(found.targets)
+    leaks = leaking(found, parts)
+    for words in leaks:
+        log.warning("LEAK: %s", words)
     results: dict[str, Any] = {
         "version": VERSION,
         "config": config.model_dump(mode="json"),
@@ -98,6 +111,7 @@ def run(config: CrossmodalConfig) -> dict[str, Any]:
         "target": found.sides[1]._asdict(),
         "pairs": len(found.ids),
         "excluded": found.excluded,
+        "warnings": leaks,
         "fitted_on": len(found.ids) - max(map(len, parts)),
         "asked": sum(map(len, parts)),
         "candidates": max(map(len, candidates)),
@@ -136,6 +150,17 @@ def split(groups: tuple[Any, ...], config: CrossmodalConfig) -> list[Places]:
     if total - max(map(len, parts)) < map_fit.FEWEST:
         raise ConfigError(f"{key} of {total} pairs: a map would have fewer than {map_fit.FEWEST} to learn from")
     return parts
+
+
+def leaking(found: Pairs, parts: list[Places]) -> list[str]:
+    """Say how many sources asked about are equal to one that their map was fitted on; zeros are nothing found."""
+    same, everything = retrieval.twins(found.sources), np.arange(len(found.ids))
+    some = np.asarray(found.sources.any(axis=1))
+    known = [part[some[part] & np.isin(same[part], same[np.setdiff1d(everything, part)])] for part in parts]
+    if not (places := np.concatenate(known)).size:
+        return []
+    named = found.ids[places[0]]
+    return [f"{len(places)} sources ({named!r} for one) are equal to some that a map was fitted on: too good figures"]
 
 
 def measured(

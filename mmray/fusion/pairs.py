@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mmray.errors import ConfigError
+from mmray.fusion import dataset
 from mmray.fusion.splits import owners
 from mmray.tables import features
 from mmray.tables.store import open_store
@@ -94,7 +95,8 @@ def _excluded(known: list[set[str]], finite: list[set[str]]) -> dict[str, int]:
 def _groups(manifest: Any) -> dict[str, Any]:
     if manifest is None or "group" not in manifest.column_names:
         return {}
-    return dict(zip(manifest["sample_id"].to_pylist(), manifest["group"].to_pylist(), strict=True))
+    columns = dataset.values(manifest.select(["sample_id", "group"]))
+    return dict(zip(columns["sample_id"], columns["group"], strict=True))
 
 
 def held_out(groups: Sequence[Any], wanted: int, seed: int) -> Places:

@@ -18,6 +18,7 @@ from mmray.tables import features, windows
 from mmray.tables.foreign import Matrix, Vectors
 from mmray.tables.store import Store, write_parquet
 
+IMPORTED = "import"  # what stands in an identity in place of an extractor's name
 POOLING = "mean"  # every sample has one row: any other would hold the same
 KNOWN = pl.Schema({"sample_id": pl.String, "input": pl.String, "status": pl.String, "attempt": pl.Int32})
 
@@ -34,7 +35,7 @@ class Target:
     @property
     def identity(self) -> dict[str, Any]:
         """Return what its id is made of: the name it is given, and what a row is."""
-        return {"name": "import", "as": self.name, "version": 1, "fields": {"dim": self.dim}, "weights": "imported"}
+        return {"name": IMPORTED, "as": self.name, "version": 1, "fields": {"dim": self.dim}, "weights": "imported"}
 
     @property
     def id(self) -> str:

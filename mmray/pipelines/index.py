@@ -47,7 +47,7 @@ def search(store: Store, extractor: str, pooling: str, query: Matrix, k: int, le
     The scores are true cosines; a few of the nearest samples may be missed.
     """
     index, rows = _opened(store, extractor, pooling)
-    found = index.search(query / np.linalg.norm(query), WIDE * (k + 1))
+    found = index.search(nearest.directed(query), WIDE * (k + 1))
     scores = np.clip(1 - np.asarray(found.distances, np.float64), -1, 1).round(DIGITS)
     names = _names(store, extractor, pooling, np.asarray(found.keys, np.int64))
     hits = pl.DataFrame({"sample_id": names, "score": scores}).with_columns(

@@ -75,7 +75,7 @@ def nearest(chunks: Iterable[Vectors], query: Matrix, k: int, leave_out: str | N
 
     ``leave_out``: a sample that does not count, the query itself.
     """
-    unit = query / np.linalg.norm(query)
+    unit = directed(query)
     best = pl.DataFrame(schema=HITS)
     compared = left_out = 0
     for keys, matrix in chunks:
@@ -96,6 +96,12 @@ def nearest(chunks: Iterable[Vectors], query: Matrix, k: int, leave_out: str | N
     return Found(best, compared, left_out)
 
 
+def directed(vector: Matrix) -> Matrix:
+    """Return a vector (dim,) brought to length 1."""
+    unit: Matrix = (vector / np.linalg.norm(vector.astype(np.float64))).astype(np.float32)
+    return unit
+
+
 def usable(matrix: Matrix) -> npt.NDArray[np.bool_]:
     """Tell of every row whether it has a direction: neither NaN nor infinite nor zero."""
     good: npt.NDArray[np.bool_] = np.logical_and(np.isfinite(matrix).all(axis=1), matrix.any(axis=1))
@@ -105,6 +111,12 @@ def usable(matrix: Matrix) -> npt.NDArray[np.bool_]:
 def cosines(matrix: Matrix, unit: Matrix) -> npt.NDArray[np.float64]:
     """Return the cosine of every row with a unit vector, rounded to DIGITS."""
     with np.errstate(all="ignore"):
-        scores = (matrix @ unit / np.linalg.norm(matrix, axis=1)).astype(np.float64)
+        lengths = np.linalg.norm(matrix, axis=1)
+        far = np.isinf(lengths) | (lengths == 0)  # squares of what is above 1e19 or below 1e-23 are no float32
+        lengths[far] = 1
+        scores = (matrix @ unit / lengths).astype(np.float64)
+        if far.any():
+            rows = matrix[far].astype(np.float64)
+            scores[far] = rows @ unit / np.linalg.norm(rows, axis=1)
     rounded: npt.NDArray[np.float64] = np.clip(scores, -1.0, 1.0).round(DIGITS)
     return rounded

@@ -12,6 +12,7 @@ from mmray.errors import ConfigError, SampleError
 from mmray.extractors import registry
 from mmray.extractors.base import ExtractFn, Extractor, Kind
 from mmray.media.probe import probe
+from mmray.pipelines.adopt_rows import IMPORTED
 from mmray.pipelines.batch import Batch
 from mmray.pipelines.feed import Feed, Segment
 from mmray.pipelines.job import Task, checkpoints, together
@@ -42,6 +43,18 @@ def reader(about: Mapping[str, Any], means: Means) -> Extractor | None:
         return None
     kinds = {type(spec) for spec in extractor.specs}
     return extractor if extractor.kind in SPACES and kinds == {SPECS[means]} else None
+
+
+def unread(about: Mapping[str, Any]) -> str:
+    """Say why a partition reads no query whatever; nothing where its extractor is here."""
+    name = about["identity"]["name"]
+    if name == IMPORTED:
+        return " (imported: only --sample reaches it)"
+    try:
+        registry.get(name)
+    except ConfigError:
+        return f" (its extractor {name!r} is not installed here: only --sample reaches it)"
+    return ""
 
 
 def embedded(about: Mapping[str, Any], means: Means, value: str, pooling: str) -> Matrix:

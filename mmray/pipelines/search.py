@@ -123,8 +123,9 @@ def _vector(store: Store, manifest: pa.Table, question: Question, about: dict[st
     words = {
         f"{status}: {reason}: {detail}" for status, reason, detail in rows.select("status", "reason", "detail").rows()
     }
+    otherwise = "pending" if about["source"] else "it was not imported"
     raise ConfigError(
-        f"--sample {question.value}: has no vector in {about['id']} ({'; '.join(sorted(words)) or 'pending'})"
+        f"--sample {question.value}: has no vector in {about['id']} ({'; '.join(sorted(words)) or otherwise})"
     )
 
 

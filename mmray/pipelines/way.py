@@ -117,12 +117,12 @@ def _partition(store: Store, question: Question, known: Sequence[dict[str, Any]]
         about = next(about for about in known if about["id"] == number)
         if about not in reached:
             raise ConfigError(
-                f"--in {question.partition}: {asked} does not reach {number}, which holds {about['kind']}; "
-                f"it reaches {listed or 'nothing in this store'}"
+                f"--in {question.partition}: {asked} does not reach {number}, which holds {about['kind']}"
+                f"{query.unread(about)}; it reaches {listed or 'nothing in this store'}"
             )
         return about
     if not reached:
-        there = ", ".join(about["id"] for about in known) or "nothing"
+        there = ", ".join(about["id"] + query.unread(about) for about in known) or "nothing"
         raise ConfigError(f"{store.uri}: {asked} reaches no extractor of this store (it has {there})")
     if len(reached) > 1:
         raise ConfigError(f"{store.uri}: {asked} reaches several extractors: {listed}; choose one with --in")

@@ -51,6 +51,8 @@ def read(uris: Sequence[str]) -> list[Vectors]:
     for uri in uris:
         one = _opened(uri)
         if isinstance(one, Vectors):
+            if not one.columns.num_rows:
+                raise ConfigError(f"{uri}: holds no sample")
             if not 0 < one.dim <= MOST_NUMBERS:
                 raise ConfigError(f"{uri}: has vectors of {one.dim} numbers; 1 to {MOST_NUMBERS} can be imported")
             if found and found[0].dim != one.dim:

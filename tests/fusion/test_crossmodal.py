@@ -286,6 +286,16 @@ def test_a_run_accounts_for_every_sample_and_its_maps_give_its_answers(folder):
         assert [own["sample_id"][int(answer)] for answer in found.answers] == own["answer"].to_list()
 
 
+def test_a_source_that_a_map_was_fitted_on_is_said(folder):
+    found = pairs.joined(str(folder / "store"), ("seen", "mean"), ("told", "first"))
+    asked = [np.arange(20)]
+    assert crossmodal.leaking(found, asked) == []
+    found.sources[[3, 50]] = found.sources[60]
+    found.sources[[4, 70]] = 0  # nothing was found in either
+    (said,) = crossmodal.leaking(found, asked)
+    assert said.startswith(f"1 sources ({found.ids[3]!r} for one) are equal")
+
+
 def test_the_same_configuration_writes_the_same_files(folder):
     def written() -> dict[str, bytes]:
         results = crossmodal.run(config(folder, folds=4, maps=["linear", "contrastive"], training=QUICK.model_dump()))

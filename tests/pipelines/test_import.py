@@ -13,7 +13,8 @@ import yaml
 import mmray
 from mmray import cli, storage
 from mmray.errors import ConfigError, MmrayError
-from mmray.pipelines import adopt, status, verify
+from mmray.pipelines import adopt, search, status, verify
+from mmray.pipelines.search import Question
 from mmray.tables.store import locked, open_store
 from tests.pipelines.conftest import rows
 from tests.tables.test_foreign import idx_file, npz_file
@@ -271,3 +272,25 @@ def test_extraction_and_import_share_a_store_and_leave_each_other_alone(
     assert account()["heard"]["ok"] == 1
     with pytest.raises(ConfigError, match="`mmray extract` makes"):
         adopt.run([str(heard)], store, "waveform", {})
+
+
+def test_vectors_of_any_size_are_compared_and_what_reaches_them_is_said(store: Path, tmp_path: Path) -> None:
+    matrix = MATRIX.copy()
+    matrix[:, 0], matrix[7:9] = 1, MATRIX[3] * np.float32([[1e30], [1e-30]])
+    adopt.run([given(tmp_path, matrix=matrix)], str(store), "far", {})
+    found = search.run(str(store), Question("sample", IDS[7], 20, "far"))
+    assert [one["sample_id"] for one in found["results"][:1]] == [IDS[8]]
+    assert found["results"][0]["score"] == 1
+    expected = (
+        matrix.astype(np.float64)
+        / np.linalg.norm(matrix.astype(np.float64), axis=1, keepdims=True)
+        @ (MATRIX[3].astype(np.float64) / np.linalg.norm(MATRIX[3].astype(np.float64)))
+    )
+    scores = {one["sample_id"]: one["score"] for one in found["results"]}
+    np.testing.assert_allclose([scores[one] for one in IDS if one in scores], np.delete(expected, 7), atol=2e-6)
+    with pytest.raises(ConfigError, match=r"does not reach far-\w+, which holds embedding \(imported: only --sample"):
+        search.run(str(store), Question("text", "a dog", 3, "far"))
+    (path,) = (store / "provenance").glob("far-*.json")
+    path.write_text(path.read_text().replace('"name": "import"', '"name": "moody"'))
+    with pytest.raises(ConfigError, match=r"far-\w+ \(its extractor 'moody' is not installed here: only --sample"):
+        search.run(str(store), Question("text", "a dog"))

@@ -86,6 +86,14 @@ def test_an_npz_of_any_numbers_is_read(tmp_path: Path, kind: type) -> None:
     np.testing.assert_array_equal(vectors(path), matrix.astype(np.float32))
 
 
+def test_a_file_without_samples_is_told(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("sample_id,e0,e1\n")
+    files = [tmp_path / "a.csv", npz_file(tmp_path / "a.npz", ids=np.array([], "U1"), matrix=MATRIX[:0])]
+    for file in files:
+        with pytest.raises(ConfigError, match=f"{file.name}: holds no sample"):
+            foreign.read([str(file)])
+
+
 def test_whole_numbers_may_be_ids(tmp_path: Path) -> None:
     path = npz_file(tmp_path / "a.npz", ids=np.arange(5), matrix=MATRIX)
     assert foreign.read([str(path)])[0].columns["sample_id"].to_pylist() == ["0", "1", "2", "3", "4"]
