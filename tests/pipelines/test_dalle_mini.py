@@ -34,8 +34,11 @@ def served(tiny: Path, **keys: Any) -> ServeConfig:
     return ServeConfig.model_validate({"port": PORT, "models": [entry], "drain_s": 1})
 
 
-def pixels(data: bytes) -> np.ndarray:
-    return np.asarray(Image.open(io.BytesIO(data)))
+def apart(data: bytes, tiny: Path, **settings: Any) -> int:
+    """Return by how much a picture differs from that of the generator alone, which has another number of threads."""
+    alone = DalleMini(**settings).load("cpu", {"model": str(tiny / "dalle_mini")})
+    (wanted,) = alone([DalleMiniRequest(prompt="a dog", seed=7)], lambda *_: None)
+    return int(np.abs(np.asarray(Image.open(io.BytesIO(data))).astype(int) - wanted.picture).max())
 
 
 def written(tiny: Path, folder: Path, **keys: Any) -> str:
@@ -96,9 +99,7 @@ def test_prompts_become_pictures_and_one_that_is_too_long_fails_alone(
     assert "tokens, and" in detail
     assert verify(str(tmp_path / "store"))["ok"]
     (made,) = rows(tmp_path / "store", "dalle_mini")["picture_png"]
-    alone = DalleMini(guidance=8).load("cpu", {"model": str(tiny / "dalle_mini")})
-    (wanted,) = alone([DalleMiniRequest(prompt="a dog", seed=7)], lambda *_: None)
-    np.testing.assert_array_equal(pixels(made), wanted.picture)
+    assert apart(made, tiny, guidance=8) <= 1
 
 
 @pytest.mark.slow
@@ -108,9 +109,7 @@ def test_the_endpoint_gives_the_same_picture_and_names_what_it_cannot_heed(ray_s
     with serving(served(tiny)) as url, httpx2.Client(base_url=url, timeout=300) as http:
         body = {"prompt": "a dog", "seed": 7, "size": "256x256"}
         (one,) = http.post("/v1/images/generations", json=body).json()["data"]
-        alone = DalleMini().load("cpu", {"model": str(tiny / "dalle_mini")})
-        (wanted,) = alone([DalleMiniRequest(prompt="a dog", seed=7)], lambda *_: None)
-        np.testing.assert_array_equal(pixels(base64.b64decode(one["b64_json"])), wanted.picture)
+        assert apart(base64.b64decode(one["b64_json"]), tiny) <= 1
         for more, field in (
             ({"steps": 3}, "steps"),
             ({"negative_prompt": "ugly"}, "negative_prompt"),
