@@ -239,6 +239,15 @@ def test_after_a_death_the_next_call_has_another_process(loaded):
 
 
 @pytest.mark.slow
+def test_numbers_that_are_none_are_an_error_that_names_them(tiny, tmp_path):
+    folder = Path(shutil.copytree(tiny("dalle_mini"), tmp_path / "copy"))
+    changed(folder / "dalle_bart_mini" / "decoder.pt", **{"lm_head.weight": torch.full((16_385, 64), 3e38)})
+    broken = DalleMini().load("cpu", {"model": str(folder)})
+    with pytest.raises(MmrayError, match=r"copy: the process .* ended \(exit code 1\): RuntimeError: .*nan"):
+        broken([asked()], silent)
+
+
+@pytest.mark.slow
 def test_a_refused_folder_and_a_function_that_is_dropped_leave_no_process(tiny, tmp_path, loaded):
     before = processes()
     with pytest.raises(ConfigError, match="holds no DALL·E mini"):
