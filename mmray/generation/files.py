@@ -4,12 +4,14 @@ import io
 import itertools
 import wave
 import zlib
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from mmray.generation.base import RequestError
 
+HIGHEST_HZ = 48_000  # of a sound that is given: a small file of silence can claim any
 LARGEST_PIXELS = 64 * 10**6  # of a picture that is given: a small file can hold a very large one
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF")
 NO_SOUND = "has no sound that can be read"
@@ -44,6 +46,10 @@ def picture_of(data: bytes, field: str) -> npt.NDArray[np.uint8]:
             if opened.width * opened.height > LARGEST_PIXELS:
                 raise RequestError(field, f"has {opened.width} x {opened.height} pixels: more than {LARGEST_PIXELS:,}")
             upright = ImageOps.exif_transpose(opened).convert("RGB")
+    except RequestError:
+        raise
+    except Image.DecompressionBombError as error:
+        raise RequestError(field, f"has more than {LARGEST_PIXELS:,} pixels") from error
     except (UnidentifiedImageError, OSError, ValueError, SyntaxError, zlib.error, EOFError) as error:
         raise RequestError(field, f"is no picture that can be read ({', '.join(FORMATS)})") from error
     return np.asarray(upright)
@@ -52,7 +58,7 @@ def picture_of(data: bytes, field: str) -> npt.NDArray[np.uint8]:
 def sound_of(
     data: bytes, field: str, longest_s: float, rate_hz: int | None = None
 ) -> tuple[npt.NDArray[np.float32], int]:
-    """Return the sound of a file, mono float32 (samples,), and its rate: ``rate_hz``, or its own for None.
+    """Return the sound of a file, mono float32 (samples,), and its rate: ``rate_hz``, or its own up to 48 kHz for None.
 
     RequestError where it has none, or more than ``longest_s``.
     """
@@ -61,18 +67,23 @@ def sound_of(
     parts: list[npt.NDArray[np.float32]] = []
     samples = 0
     try:
-        with av.open(io.BytesIO(data), "r") as container:
-            if not container.streams.audio:
+        # No protocol: a playlist would have it open other files of this machine.
+        safe: dict[str, Any] = {"container_options": {"protocol_whitelist": "none"}, "metadata_errors": "replace"}
+        with av.open(io.BytesIO(data), "r", **safe) as container:
+            heard = next((one for one in container.streams.audio if one.codec_context is not None), None)
+            if heard is None:
                 raise RequestError(field, NO_SOUND)
-            rate_hz = rate_hz or container.streams.audio[0].rate
+            rate_hz = rate_hz or min(heard.rate, HIGHEST_HZ)
             mono = av.AudioResampler("flt", "mono", rate_hz)
-            for frame in itertools.chain(container.decode(audio=0), [None]):
+            for frame in itertools.chain(container.decode(heard), [None]):
                 new = [one.to_ndarray()[0] for one in mono.resample(frame)]
                 parts.extend(new)
                 samples += sum(map(len, new))
                 if samples > longest_s * rate_hz:
                     raise RequestError(field, f"lasts more than {longest_s:g} s")
-    except av.error.FFmpegError as error:
+    except RequestError:
+        raise
+    except (av.error.FFmpegError, ValueError) as error:  # ValueError: of sound whose format changes on the way
         raise RequestError(field, NO_SOUND) from error
     if not samples:
         raise RequestError(field, "has sound of no samples")

@@ -129,6 +129,8 @@ class Source:
             or (self.format == MOV and brand in STILL_BRANDS)
             or (self.format == "mjpeg" and MULTI_PICTURE in self._head)
         )
+        if self.still and any(s.codec_context is None for s in moving):
+            raise SampleError(Reason.UNSUPPORTED, f"there is no decoder for {self.format.removesuffix('_pipe')}")
         if self.still and sum(s.width == moving[0].width for s in moving) > 2:
             raise SampleError(Reason.UNSUPPORTED, "picture of tiles (HEIF grid); convert it to JPEG or PNG")
         self.zero = self._zero()

@@ -70,6 +70,11 @@ def test_text_is_unsupported(tmp_path):
     assert refused(tmp_path / "a.mp4").reason is Reason.UNSUPPORTED
 
 
+def test_a_drawing_that_nothing_here_decodes_is_unsupported(tmp_path):
+    (tmp_path / "a.png").write_text("<svg xmlns='http://www.w3.org/2000/svg'/>")
+    assert refused(tmp_path / "a.png").reason is Reason.UNSUPPORTED
+
+
 def test_a_film_cut_before_its_index_is_truncated(medium):
     medium.write_bytes(medium.read_bytes()[:3000])
     error = refused(medium)

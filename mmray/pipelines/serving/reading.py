@@ -168,6 +168,8 @@ def opened(medium: Medium) -> Iterator[tuple[str, float | None]]:
             duration_s = probe(file.name).duration_s
         except SampleError as error:
             raise RequestError(medium.field, str(error)) from error
+        except MemoryError as error:  # as a damaged header may claim
+            raise RequestError(medium.field, "asks for more memory than there is") from error
         if (duration_s or 0) > medium.longest_s:
             raise RequestError(medium.field, f"lasts {duration_s:.0f} s, and at most {medium.longest_s:g} s are read")
         yield file.name, duration_s
