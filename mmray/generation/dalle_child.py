@@ -44,6 +44,7 @@ class Painter:
         parts: Any = importlib.import_module("min_dalle.models")
         words: Any = importlib.import_module("min_dalle.text_tokenizer")
         torch.set_num_threads(threads)
+        torch.backends.cudnn.allow_tf32 = False  # which the library has just allowed: float32 stays whole
 
         sizes = _sizes(bart / "encoder.pt", read)
         text_codes = sizes.pop("codes")
