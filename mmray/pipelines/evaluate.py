@@ -30,7 +30,7 @@ from mmray.fusion.text_answers import TextAsking
 from mmray.fusion.text_training import TextConfig
 from mmray.fusion.training import TrainConfig
 from mmray.fusion.views import View, views
-from mmray.pipelines import cluster
+from mmray.pipelines import cluster, report_training
 from mmray.pipelines.console import Progress
 from mmray.report import training as report
 from mmray.tables import ledger
@@ -103,7 +103,7 @@ def run(config: AnyConfig, file: str = "configuration") -> Record:
             **_measured(job, answers, out), "warnings": list(job.split.leaks), "notes": list(job.notes),
             "seconds": round(time.monotonic() - began, 3), "report": out.path("evaluation.html"),
         }  # fmt: skip
-        page = report.page(account, _epochs(job, out), _views(job, out.uri))
+        page = report.page(account, _epochs(job, out), _views(job, out.uri), _thumbnails(job, account["errors"]))
         storage.put(out.path("evaluation.html"), page.encode())
         storage.put(out.path("evaluation.json"), json.dumps(account, ensure_ascii=False).encode())
         return account
@@ -258,6 +258,13 @@ def _epochs(job: Job, out: Store) -> list[Record]:
     if told is None:
         return []
     return ledger.as_polars(told).filter(pl.col("key").is_in([fit.key for fit in job.fits])).to_dicts()
+
+
+def _thumbnails(job: Job, errors: Record) -> dict[tuple[str, str], str]:
+    if isinstance(job.config, TextConfig):
+        return {}
+    assert isinstance(job.material, material.Material)
+    return report_training.thumbnails(errors, job.config, job.material)
 
 
 def _views(job: Job, out: str) -> list[View]:

@@ -13,7 +13,7 @@ TEXT_LETTERS = 160
 ID_LETTERS = 120
 FIRST = 14
 STYLE = """
-.cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(9.5rem, 100%), 1fr)); gap: .75rem;
+.cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(10.5rem, 100%), 1fr)); gap: .75rem;
   align-items: start; }
 .cards article { min-width: 0; padding: .6rem; background: var(--paper); border: 1px solid var(--line);
   border-radius: .6rem; font-size: .875rem; }
@@ -50,7 +50,8 @@ def _card(one: Sample) -> str:
     image = f'<img alt="{escape(name)}" src="{one.picture}">' if one.picture else ""
     if image and one.address:
         image = f'<a href="{one.address}">{image}</a>'
-    trouble = f"<p class=notes>No picture: {escape(shortened(one.trouble, TEXT_LETTERS))}</p>" if one.trouble else ""
+    unsaid = one.trouble and not any(note.endswith(one.trouble) for note in one.notes)
+    trouble = f"<p class=notes>No picture: {escape(shortened(one.trouble, TEXT_LETTERS))}</p>" if unsaid else ""
     text = f"<blockquote>{escape(shortened(one.text, TEXT_LETTERS))}</blockquote>" if one.text else ""
     notes = "".join(f"<p class=notes>{escape(shortened(note, 2 * TEXT_LETTERS))}</p>" for note in one.notes)
     return f"<article>{image}<p class=id>{escape(name)}</p>{text}{trouble}{notes}</article>"

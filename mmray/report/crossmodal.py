@@ -21,10 +21,10 @@ def render(title: str, results: Mapping[str, Any]) -> str:
     }
     recall = {name: [(k, about[f"recall_at_{k}"]) for k in RANKS] for name, about in found.items()}
     rows = [
-        (name, *(about[f"recall_at_{k}"] for k in RANKS), about["median_rank"], about["different_answers"])
+        (name, *(f"{about[f'recall_at_{k}']:.3f}" for k in RANKS), about["median_rank"], _different(about))
         for name, about in found.items()
     ]
-    head = ("map", *(f"recall at {k}" for k in RANKS), "median rank", "different answers, %")
+    head = ("map", *(f"recall at {k}" for k in RANKS), "median rank", "different answers")
     excluded = [f"{count:,} {why.replace('_', ' ')}" for why, count in results["excluded"].items() if count]
     sections = {
         "Maps": "<p>Which target belongs to this source? Recall at k: how often the right one is among the k nearest. "
@@ -36,3 +36,7 @@ def render(title: str, results: Mapping[str, Any]) -> str:
     sides = " to ".join(f"{results[side]['extractor']} ({results[side]['pooling']})" for side in ("source", "target"))
     head_of_page = f"<header><h1>{escape(title)}</h1><p class=about>{escape(sides)}</p>{tiles(figures)}</header>"
     return page(f"{title} · mmray report", [head_of_page, *contents(sections)])
+
+
+def _different(about: Mapping[str, Any]) -> str:
+    return f"{about['different_answers']:.4g} ({about['different_share']:.0%})"

@@ -13,12 +13,14 @@ from mmray.report import charts
 from mmray.report.cards import ID_LETTERS, shortened
 
 WIDEST = 0.6  # times the range that holds 98 % of the points: how far beyond it the others are drawn
+FEW = 400  # points that have room to be drawn larger
 MOST_COLOURS = 16  # eight colours, round and square dots; the rarer labels share a grey
 STYLE = """
 .map { max-width: 32rem; } .map svg { display: block; width: 100%; height: auto; touch-action: manipulation;
   background: var(--paper); border: 1px solid var(--line); border-radius: .6rem; }
 .dots { fill: none; stroke: var(--c); stroke-width: 5; stroke-linecap: round; stroke-opacity: .75; }
-.square { stroke-linecap: square; stroke-width: 4; } .rest { --c: var(--soft); } .dots.faint { stroke-opacity: .07; }
+.square { stroke-linecap: square; stroke-width: 4; } .few .dots { stroke-width: 8; }
+.few .square { stroke-width: 6.5; } .rest { --c: var(--soft); } .dots.faint { stroke-opacity: .07; }
 .ring { fill: none; stroke: var(--ink); stroke-width: 1.5; }
 .map output { display: block; min-height: 1.8em; padding-top: .3rem; font-size: .875rem; }
 .legend { display: flex; flex-wrap: wrap; gap: .3rem; margin: .5rem 0; }
@@ -131,7 +133,7 @@ def _figure(one: EmbeddingMap, said: Mapping[str, str], places: dict[str, int]) 
     svg = charts.scatter({name: points[rows] for name, rows in groups.items()}, words, attributes, ring)
     notes = [*one.notes, *([f"{beyond} far out, drawn at the edge."] if beyond else [])]
     return (
-        f"<figure class=map><h3>{escape(one.title)}</h3>{svg}"
+        f"<figure class='map{' few' * (len(one.ids) <= FEW)}'><h3>{escape(one.title)}</h3>{svg}"
         "<output aria-live=polite>Point at a dot, tap it, or use the arrow keys.</output>"
         f"<p class=notes>{escape(' '.join(notes))}</p></figure>"
     )

@@ -7,8 +7,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
 
+from mmray.report.cards import shortened
+
 MOST_CLASSES = 40  # of a confusion matrix; with more, the most frequent mistakes are listed
 MOST_MISTAKES = 30
+LETTERS_ACROSS = 3  # of a name above a column: longer ones stand upright
+LETTERS = 60  # of a name in a confusion matrix
 STYLE = """
 :root { color-scheme: light dark; --ground: #fbfaf8; --paper: #fff; --ink: #1d1c1a; --soft: #635e57; --line: #e0dcd4;
   --warn: #9a4b00; --c0: #0072b2; --c1: #e8590c; --c2: #009e73; --c3: #e04fd0; --c4: #4a148c; --c5: #8c1d40;
@@ -36,7 +40,11 @@ thead th { color: var(--soft); white-space: nowrap; }
 td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
 .cm td, .cm th { border: 1px solid var(--line); padding: .2rem .4rem; }
 .cm td { text-align: right; min-width: 1.8rem; }
-.cm th[scope=row] { position: sticky; left: 0; background: var(--ground); white-space: nowrap; }
+.cm th[scope=row] { position: sticky; left: 0; background: var(--ground); max-width: 9rem; overflow: hidden;
+  text-overflow: ellipsis; white-space: nowrap; }
+.cm th[scope=col] { vertical-align: bottom; text-align: center; } .cm thead th { color: inherit; }
+.cm .tall { writing-mode: vertical-rl; transform: rotate(180deg); max-height: 9rem; overflow: hidden;
+  text-overflow: ellipsis; white-space: nowrap; }
 .track { position: relative; height: .7rem; min-width: 5rem;
   background: color-mix(in srgb, var(--ink) 9%, transparent); }
 .track i { position: absolute; top: 0; bottom: 0; } .fill { left: 0; background: var(--c, var(--c0)); }
@@ -130,13 +138,18 @@ def confusion(classes: Sequence[str], counts: Sequence[Sequence[int]], label: st
     """Return a confusion matrix (rows: true classes); of more than 40 classes the 30 most frequent mistakes."""
     if len(classes) > MOST_CLASSES:
         return _mistakes(classes, counts)
-    head = "".join(f"<th title='{escape(name)}'>{escape(name[:12])}" for name in classes)
+    upright = " class=tall" * (max(map(len, classes), default=0) > LETTERS_ACROSS)
+    head = "".join(
+        f"<th scope=col title='{escape(name)}'><div{upright}>{escape(shortened(name, LETTERS))}</div>"
+        for name in classes
+    )
     lines = []
     for place, (name, row) in enumerate(zip(classes, counts, strict=True)):
         total = max(1, sum(row))
         shades = "".join(_shade(count, count / total, place == column) for column, count in enumerate(row))
-        lines.append(f"<tr><th scope=row>{escape(name)}{shades}")
-    return wide(f"<table class=cm><tr><th>{head}{''.join(lines)}</table>", label)
+        lines.append(f"<tr><th scope=row title='{escape(name)}'>{escape(shortened(name, LETTERS))}{shades}")
+    head = f"<thead><tr><th><span class=soft>true ↓ answer →</span>{head}</thead>"
+    return wide(f"<table class=cm>{head}<tbody>{''.join(lines)}</tbody></table>", label)
 
 
 def _shade(count: int, share: float, right: bool) -> str:

@@ -104,7 +104,8 @@ def _account(about: StoreReport) -> str:
     sums = "adds up" if about.account["adds_up"] else "DOES NOT ADD UP"
     said = f"{samples:,} samples, each accounted for by {len(rows)} extractors: the account {sums}."
     shown = table(("extractor", "", *COUNTS), rows, "account")
-    return f"<p>{said}</p><div class=keys>{keys}</div>{shown}{_reasons(accounts, names)}"
+    account = f"<div><div class=keys>{keys}</div>{shown}</div>"
+    return f"<p>{said}</p><div class=pair>{account}{_reasons(accounts, names)}</div>"
 
 
 def _reasons(accounts: Mapping[str, Any], names: Mapping[str, str]) -> str:
@@ -120,7 +121,7 @@ def _reasons(accounts: Mapping[str, Any], names: Mapping[str, str]) -> str:
             f"<dt><b>{escape(reason)}</b> {escape(words)}<dd>{_with_code(mend)}<br>"
             f"<span class=soft>{escape(', '.join(counts))}</span>"
         )
-    return f"<h3>Reasons, and what mends them</h3><dl>{''.join(lines)}</dl>" if lines else ""
+    return f"<div><h3>Reasons, and what mends them</h3><dl>{''.join(lines)}</dl></div>" if lines else ""
 
 
 def _with_code(text: str) -> str:
@@ -186,14 +187,26 @@ def _classes(classes: Mapping[str, Mapping[str, int]]) -> str:
     if not classes:
         return ""
     columns = list(next(iter(classes.values())))
-    most = max(counts["samples"] for counts in classes.values())
+    labelled = {name: counts for name, counts in classes.items() if name != UNLABELLED}
+    sizes = [counts["samples"] for counts in labelled.values()] or [0]
     rows = [
-        (name, Html(charts.bar(counts["samples"] / most)), *(counts[column] for column in columns))
-        for name, counts in list(classes.items())[:MOST_CLASSES]
+        (name, Html(charts.bar(counts["samples"] / max(sizes))), *(counts[column] for column in columns))
+        for name, counts in list(labelled.items())[:MOST_CLASSES]
     ]
-    more = len(classes) - len(rows)
-    said = f"<p class=soft>The {len(rows)} most frequent of {len(classes)} classes.</p>" if more else ""
+    said = _balance(sizes)
+    if len(rows) < len(labelled):
+        said += f"<p class=soft>The {len(rows)} most frequent of {len(labelled)} classes.</p>"
+    if UNLABELLED in classes:
+        rows.append((UNLABELLED, Html(""), *(classes[UNLABELLED][column] for column in columns)))
     return said + table(("class", "", *columns), rows, "classes")
+
+
+def _balance(sizes: Sequence[int]) -> str:
+    """Say how far apart the classes are in size."""
+    if len(sizes) < 2:
+        return ""
+    most, least = max(sizes), min(sizes)
+    return f"<p>The largest class has {most:,} samples, the smallest {least:,}: {most / least:.3g} times as many.</p>"
 
 
 def _media(about: Media) -> str:

@@ -12,15 +12,19 @@ from mmray.report.page import confusion, contents, tiles, wide
 from mmray.report.page import page as whole
 
 LEGEND = (
-    "Of the test parts alone. The bar is the 95 % interval of the accuracy; <i>balanced</i> is the mean recall of the "
-    "classes. <i>published</i>, and the red mark, is the figure a document gives for its own run on its own corpus: "
-    "not a result of this study."
+    "Of the test parts alone, with 95 % intervals of the accuracy; <i>balanced</i> is the mean recall of the classes."
+)
+PUBLISHED = (
+    " <i>published</i>, and the red mark, is the figure a document gives for its own run on its own corpus: not a "
+    "result of this study."
 )
 SHOWN = 10  # confusion matrices: of the best rows, and of those with a published figure
 MOST_ROWS = 500  # of the leaderboard, beside those with a published figure
 MOST_CLASSES = 100  # of the table of class counts
 STYLE = """
 .span { background: var(--c0); opacity: .4; }
+.between { display: flex; align-items: center; gap: .5rem; white-space: nowrap; font-variant-numeric: tabular-nums; }
+.between .track { flex: 1; }
 .dot-at { width: 2px; background: var(--c0); }
 .track .theirs { top: -2px; bottom: -2px; width: 2px; background: #dc2626; }
 @media (max-width: 40rem) {
@@ -32,7 +36,6 @@ STYLE = """
 """
 HEAD = (
     "#", "embeddings", "fusion", "classifier", "labels", "samples", "accuracy", "95 %", "macro F1", "balanced", "s",
-    "published", "",
 )  # fmt: skip
 
 
@@ -75,7 +78,8 @@ def _worst(about: StudyReport) -> str:
     parts = []
     for name, samples in about.worst.items():
         counts = f"{about.wrong[name]:,} of {about.tested[name]:,} samples are answered wrongly by some cell"
-        said = f"labels {name}: {counts}; the {len(samples)} most often so, without the majority baseline."
+        more = f", of which these {len(samples)} most often" if len(samples) < about.wrong[name] else ""
+        said = f"Labels {name}: {counts}, the majority baseline apart{more}."
         parts.append(f"<p>{escape(said)}</p>{cards(samples)}")
     return "".join(parts)
 
@@ -100,7 +104,7 @@ def sections(account: Mapping[str, Any], confusions: Sequence[Any], splits: Mapp
         "": f"<p>{account['cells']} cells: {account['done']} done, {account['failed']} failed, "
         f"{account['timed_out']} timed out.</p>"
         + "".join(f"<p class=warn><b>Leak:</b> {escape(one)}</p>" for one in account["warnings"]),
-        "Leaderboard": f"<p>{LEGEND}</p>{_board(rows)}",
+        "Leaderboard": _board(rows),
         "Confusion matrices": "<p>Rows are the true classes, columns the answers.</p>"
         + "".join(_confusion(rows[n], confusions[n]) for n in picked),
         "Classes": classes,
@@ -109,25 +113,37 @@ def sections(account: Mapping[str, Any], confusions: Sequence[Any], splits: Mapp
 
 
 def _board(rows: Sequence[Mapping[str, Any]]) -> str:
-    head = "".join(f"<th>{name}" for name in HEAD)
+    published = any(row["published"] is not None for row in rows)
+    numbers = HEAD.index("samples")
+    head = "".join(
+        f"<th scope=col{' class=n' * (place >= numbers and name != '95 %')}>{name}"
+        for place, name in enumerate((*HEAD, *["published"] * published, ""))
+    )
+    legend = f"<p>{LEGEND}{PUBLISHED * published}</p>"
     shown = [row for place, row in enumerate(rows) if place < MOST_ROWS or row["published"] is not None]
     said = "" if len(shown) == len(rows) else f"<p>{len(shown)} of {len(rows)} rows; leaderboard.csv has all.</p>"
-    lines = "".join(map(_line, shown))
-    return said + wide(f"<table class=board><thead><tr>{head}</thead>{lines}</table>", "leaderboard")
+    lines = "".join(_line(row, published) for row in shown)
+    return legend + said + wide(f"<table class=board><thead><tr>{head}</thead>{lines}</table>", "leaderboard")
 
 
-def _line(row: Mapping[str, Any]) -> str:
+def _line(row: Mapping[str, Any], published: bool) -> str:
     plain = [escape(str(row[name])) for name in ("embeddings", "fusion", "classifier", "labels")]
     figures = [_share(row["accuracy"]), None, _share(row["macro_f1"]), _share(row["balanced_accuracy"])]
     cells = [f"<td class=n>{row['rank']}", f"<td><b>{plain[0]}</b>", *(f"<td>{one}" for one in plain[1:])]
     cells.append(f"<td class=n data-h=samples>{row['samples'] or ''}")
     for name, figure in zip(HEAD[6:10], figures, strict=True):
         cells.append(f"<td class=bar>{_bar(row)}" if figure is None else f"<td class=n data-h='{name}'>{figure}")
-    theirs = f"{_share(row['published'])} (table {escape(row['table'])})" if row["published"] is not None else ""
     status = "" if row["status"] == "done" else f"<b>{escape(row['status'])}</b> "
     cells.append(f"<td class=n data-h=s>{row['seconds']:.1f}")
-    cells.append(f"<td class=n data-h=published>{theirs}" if theirs else "<td>")
+    if published:
+        cells.append(_theirs(row))
     return "<tr>" + "".join([*cells, f"<td>{status}{escape(row['detail'] or '')}"])
+
+
+def _theirs(row: Mapping[str, Any]) -> str:
+    if row["published"] is None:
+        return "<td>"
+    return f"<td class=n data-h=published>{_share(row['published'])} (table {escape(row['table'])})"
 
 
 def _bar(row: Mapping[str, Any]) -> str:
@@ -136,8 +152,8 @@ def _bar(row: Mapping[str, Any]) -> str:
     low, high, at = (100 * row[name] for name in ("accuracy_low", "accuracy_high", "accuracy"))
     theirs = f"<i class=theirs style='left:{100 * row['published']:.1f}%'></i>" if row["published"] is not None else ""
     return (
-        f"<div class=track title='{low:.1f} to {high:.1f} %'><i class=span style='left:{low:.1f}%;"
-        f"width:{high - low:.1f}%'></i><i class=dot-at style='left:{at:.1f}%'></i>{theirs}</div>"
+        f"<div class=between><div class=track><i class=span style='left:{low:.1f}%;width:{high - low:.1f}%'></i>"
+        f"<i class=dot-at style='left:{at:.1f}%'></i>{theirs}</div>{low / 100:.3f} to {high / 100:.3f}</div>"
     )
 
 

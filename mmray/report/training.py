@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from html import escape
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from mmray.report import training_charts as charts
@@ -16,8 +17,11 @@ STYLE = """
 .span { background: var(--c0); opacity: .4; } .dot-at { width: 2px; background: var(--c0); }
 .wide td, .wide th { white-space: nowrap; }
 .views { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(20rem, 100%), 1fr)); gap: .5rem 2rem; }
+.thumbnail { display: block; width: 6rem; max-height: 4.5rem; object-fit: contain; object-position: left;
+  image-rendering: pixelated; }
 .views img { display: block; width: 10rem; max-width: 100%; image-rendering: pixelated; }
 """
+ID = "sample_id_"
 LEGEND = (
     "Of the test parts of all folds together; bar and brackets are 95 % intervals. Calibration error (ECE): how far "
     "confidence is from the share of right answers, at temperature 1 and at the temperature fitted on the validation "
@@ -27,10 +31,17 @@ LEGEND = (
 PAIRS = "Examples are pairs that share samples: intervals take them for independent, and are too narrow."
 
 
-def page(account: Record, epochs: Sequence[Record], views: "Sequence[View]") -> str:
+# Input and sample -> a data URI.
+Thumbnails = Mapping[tuple[str, str], str]
+
+
+def page(
+    account: Record, epochs: Sequence[Record], views: "Sequence[View]", thumbnails: Thumbnails = MappingProxyType({})
+) -> str:
     """Return the HTML of an evaluation; ``account``: what ``mmray evaluate --json`` prints.
 
-    ``epochs``: the rows of OUT/epochs.parquet; ``views``: of an example of each input.
+    ``epochs``: the rows of OUT/epochs.parquet; ``views``: of an example of each input; ``thumbnails``: of samples that
+    were answered wrongly.
     """
     board = account["leaderboard"]
     best = board[0]["accuracy"] if board else None
@@ -50,7 +61,7 @@ def page(account: Record, epochs: Sequence[Record], views: "Sequence[View]") -> 
         "Where single networks disagree": _disagreements(account["disagreements"]),
         "Confusion matrices": _confusions(figures, account["classes"]),
         "Folds": _folds(figures, account["folds"]),
-        "Most confident errors": _errors(account["errors"], board),
+        "Most confident errors": _errors(account["errors"], board, thumbnails),
         "Training": charts.curves(epochs),
         "Examples": charts.views(views),
         "Classes": _classes(account["folds"]),
@@ -75,14 +86,14 @@ def interval(row: Record) -> str:
 def _board(account: Record) -> str:
     rows = [
         (
-            row["network"], " + ".join(row["inputs"]), row["examples"], share(row["accuracy"]), _bar(row),
+            row["network"], " + ".join(row["inputs"]), row["examples"], interval(row), _bar(row),
             share(row["macro_f1"]), share(row["balanced_accuracy"]),
             f"{row['ece_before']:.3f} → {row['ece_after']:.3f}",
             "" if row["worst_gap"] is None else f"{row['worst_gap']:+.4f} ({row['worst_gap_at']})",
         )
         for row in account["leaderboard"]
     ]  # fmt: skip
-    head = ("network", "inputs", "examples", "accuracy", "95 %", "macro F1", "balanced", "ECE", "worst gap")
+    head = ("network", "inputs", "examples", "accuracy", "", "macro F1", "balanced", "ECE", "worst gap")
     pairs = f"<p class=soft>{PAIRS}</p>" if account["pairs"] else ""
     return f"<p>{LEGEND}</p>{pairs}{table(head, rows, 'leaderboard')}"
 
@@ -92,7 +103,7 @@ def _bar(row: Record) -> Html:
         return Html("")
     low, high, at = (100 * row[name] for name in ("accuracy_low", "accuracy_high", "accuracy"))
     return Html(
-        f"<div class=track title='{low:.1f} to {high:.1f} %'><i class=span style='left:{low:.1f}%;"
+        f"<div class=track><i class=span style='left:{low:.1f}%;"
         f"width:{high - low:.1f}%'></i><i class=dot-at style='left:{at:.1f}%'></i></div>"
     )
 
@@ -174,15 +185,30 @@ def _folds(figures: Record, folds: Sequence[Record]) -> str:
     return table(("fold", "held out", "examples", *by), rows, "folds")
 
 
-def _errors(errors: Record, board: Sequence[Record]) -> str:
+def _errors(errors: Record, board: Sequence[Record], thumbnails: Thumbnails) -> str:
     parts = []
     for row in board:
         if own := errors.get(row["network"]):
-            head = [name for name in own[0] if name != "probability"]
-            lines = [[str(one["fold"]), *(one[name] for name in head[1:])] for one in own]
-            titles = [name.removeprefix("sample_id_") if name.startswith("sample_id_") else name for name in head]
-            parts.append(f"<details><summary>{escape(row['network'])}</summary>{table(titles, lines)}</details>")
+            inputs = [name for name in row["inputs"] if ID + name in own[0]]
+            lines = [
+                (
+                    *(_sample(one[ID + name], thumbnails.get((name, one[ID + name]))) for name in inputs),
+                    one["label"],
+                    one["answer"],
+                    one["confidence"],
+                    str(one["fold"]),
+                )
+                for one in own
+            ]
+            shown = table((*inputs, "is", "taken for", "confidence", "fold"), lines, f"errors of {row['network']}")
+            opened = " open" * (not parts)
+            parts.append(f"<details{opened}><summary>{escape(row['network'])}</summary>{shown}</details>")
     return "".join(parts)
+
+
+def _sample(name: str | None, picture: str | None) -> Html:
+    words = escape(name or "")
+    return Html(f"<img class=thumbnail alt='{words}' src='{picture}'>{words}" if picture else words)
 
 
 def _classes(folds: Sequence[Record]) -> str:

@@ -82,7 +82,7 @@ def _diagrams(calibration: Record) -> Iterator[str]:
                 name: [(row["confidence"], row["accuracy"]) for row in found[key]["bins"]]
                 for name, key in (("temperature 1", "before"), ("calibrated", "after"))
             }
-            lines["believable"] = [(0.0, 0.0), (1.0, 1.0)]
+            lines["as sure as right"] = [(0.0, 0.0), (1.0, 1.0)]
             title = f"{'all noise' if condition == 'noise' else condition}, {found['examples']:,} examples"
             yield line_chart(lines, "confidence", "accuracy", title=title, y_range=(0.0, 1.0))
 
@@ -127,12 +127,12 @@ def _view(one: "View") -> str:
             heat_map(one.spectrogram, (0, frames * one.step_s), (0, bands), "s", "mel band", title=f"{about}, mel")
         )
     if one.picture is not None:
-        image = f"<img alt='{escape(f'{one.input}, {about}')}' src='{png(_image(one.picture))}'>"
-        parts.append(f"<figure>{image}<figcaption>{escape(about)}</figcaption></figure>")
+        shown = f"<img alt='{escape(f'{one.input}, {about}')}' src='{png(image(one.picture))}'>"
+        parts.append(f"<figure>{shown}<figcaption>{escape(about)}</figcaption></figure>")
     return f"<div>{''.join(parts)}</div>"
 
 
-def _image(picture: "Matrix") -> Any:
+def image(picture: "Matrix") -> Any:
     """Return float32 (height, width, 1 or 3) as uint8 RGB, whatever its range."""
     low, high = min(0.0, float(picture.min())), max(1.0, float(picture.max()))
     shown = np.round(255 * (picture - low) / (high - low)).astype(np.uint8)

@@ -77,6 +77,7 @@ def test_the_report_of_a_store_says_what_is_there_and_can_be_used(
     assert "13 samples, each accounted for by 2 extractors: the account adds up." in words
     assert WORDS["missing_file"][1] in words
     assert "3 of them are shown" not in words
+    assert "The largest class has 8 samples, the smallest 1: 8 times as many." in words
     assert EVIL not in words
 
 
@@ -98,8 +99,9 @@ def test_what_failed_is_shown_where_it_can_be_opened(store: Path, tmp_path: Path
     file = tmp_path / "report.html"
     result = report.run(str(store), str(file))
     words = file.read_text()
-    assert "No picture: empty: the file has no bytes" in words
-    assert "No picture: missing_file" in words
+    assert "failed: empty: the file has no bytes" in words
+    assert "failed: missing_file" in words
+    assert "No picture: empty" not in words  # it is said already
     assert "truncated_mdat.mp4" in words
     assert words.count("data:image/jpeg;base64") == result["thumbnails"] >= 1
 
@@ -178,6 +180,9 @@ def test_the_report_of_maps_between_modalities(tmp_path: Path, chromium: Browser
     with looking.opened(chromium, file, 390) as page:
         rows = page.locator("table tbody tr th").all_inner_texts()
         assert rows == ["chance", "linear"]
+        found = json.loads((tmp_path / "out" / "results.json").read_bytes())["maps"]["linear"]
+        told = f"{found['different_answers']} ({found['different_share']:.0%})"
+        assert page.locator("tbody tr").last.locator("td").last.inner_text() == told
         assert "5 only in target" in page.locator("main").inner_text()
 
 
