@@ -186,7 +186,7 @@ def _folds(figures: Record, folds: Sequence[Record]) -> str:
 
 
 def _errors(errors: Record, board: Sequence[Record], thumbnails: Thumbnails) -> str:
-    parts = []
+    parts: list[str] = []
     for row in board:
         if own := errors.get(row["network"]):
             inputs = [name for name in row["inputs"] if ID + name in own[0]]
