@@ -1,11 +1,11 @@
-# make install | demo | test | test-all | lint | chromium | clean
+# make install | demo | test | test-all | test-cuda | lint | chromium | clean
 PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3.13 || command -v python3)
 # A machine without a GPU: make install TORCH_INDEX=https://download.pytorch.org/whl/cpu
 TORCH_INDEX ?=
 BIN := .venv/bin
 DEMO := demo
 
-.PHONY: install demo test test-all lint chromium clean
+.PHONY: install demo test test-all test-cuda lint chromium clean
 
 install: .venv/.installed
 
@@ -46,6 +46,10 @@ test: lint chromium
 
 test-all: lint chromium
 	$(BIN)/pytest
+
+# On a machine with a GPU; elsewhere they skip.
+test-cuda: install
+	$(BIN)/pytest tests/cuda
 
 clean:
 	rm -rf .venv demo .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

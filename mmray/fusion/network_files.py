@@ -12,6 +12,7 @@ from mmray.fusion.config import Part
 from mmray.fusion.encoders import EncoderSettings
 from mmray.fusion.networks import Fusion, Shape
 from mmray.fusion.training import Network
+from mmray.models.torch_setup import whole_float32
 
 FORMAT = 1
 
@@ -53,6 +54,7 @@ def save(network: Fusion, folder: str, about: NetworkFile) -> None:
 
 def load(folder: str, device: str | torch.device = "cpu") -> tuple[Fusion, NetworkFile]:
     """Read a network; ConfigError, naming file and tensor, where something is missing or wrong."""
+    whole_float32()
     about = tensor_files.config(folder, NetworkFile)
     try:
         network = networks.make(about.shapes, len(about.classes), about.network)

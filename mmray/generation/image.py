@@ -4,6 +4,7 @@ Source: Rombach et al. 2022, through diffusers: the same numbers as its own pipe
 stable-diffusion-v1-5/stable-diffusion-v1-5 (CreativeML OpenRAIL-M) unless another is named.
 """
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, ClassVar, NamedTuple
 
@@ -139,17 +140,19 @@ class _Pictures:
             start: dict[str, Any] = {"width": plan.width_px, "height": plan.height_px}
         else:
             start = {"image": [_scaled(request.image, plan) for request in requests], "strength": plan.strength}
-        found = pipeline(
-            prompt=[request.prompt for request in requests],
-            # None is not "" to XL, which then takes zeros.
-            negative_prompt=[request.negative_prompt for request in requests] if plan.negative else None,
-            num_inference_steps=plan.steps,
-            guidance_scale=plan.guidance,
-            generator=[torch.Generator("cpu").manual_seed(request.seed) for request in requests],
-            callback_on_step_end=after_step,
-            output_type="np",
-            **start,
-        )
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "`upcast_vae`", FutureWarning)  # XL in float16: diffusers warns of itself
+            found = pipeline(
+                prompt=[request.prompt for request in requests],
+                # None is not "" to XL, which then takes zeros.
+                negative_prompt=[request.negative_prompt for request in requests] if plan.negative else None,
+                num_inference_steps=plan.steps,
+                guidance_scale=plan.guidance,
+                generator=[torch.Generator("cpu").manual_seed(request.seed) for request in requests],
+                callback_on_step_end=after_step,
+                output_type="np",
+                **start,
+            )
         values = finite(found.images, self._folder.path, self._settings.precision)
         flagged = getattr(found, "nsfw_content_detected", None) or [None] * len(requests)
         return [

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from mmray.errors import ConfigError
-from mmray.models.torch_setup import ensure_torchaudio, quiet
+from mmray.models.torch_setup import ensure_torchaudio, quiet, whole_float32
 
 Value = TypeVar("Value")
 NAMES: dict[type, str] = {
@@ -94,6 +94,7 @@ def load(
     from safetensors import SafetensorError
 
     ensure_torchaudio()
+    whole_float32()
     import transformers
 
     kind: Any = _class(transformers, name) if isinstance(name, str) else name

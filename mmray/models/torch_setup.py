@@ -33,6 +33,29 @@ def ensure_torchaudio() -> None:
         importlib.import_module("torchaudio")
 
 
+def whole_float32() -> None:
+    """Keep float32 whole on a GPU.
+
+    torch lets cuDNN round what it convolves to TF32 unless told otherwise: 10 bits, errors of 1e-3.
+    """
+    import torch
+
+    torch.set_float32_matmul_precision("highest")
+    torch.backends.cudnn.allow_tf32 = False
+
+
+def gpu_is_lost() -> bool:
+    """Tell whether this process can work on its GPU no more: some errors (an assertion, a wrong address) end that."""
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.cuda.is_initialized():
+        return False
+    try:
+        torch.cuda.synchronize()
+    except RuntimeError:
+        return True
+    return False
+
+
 @contextmanager
 def quiet(warnings: bool = True) -> Iterator[None]:
     """Keep transformers from drawing its own progress bars over ours while it reads or writes a checkpoint.

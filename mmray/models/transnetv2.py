@@ -13,6 +13,7 @@ from torch import nn
 from mmray.errors import ConfigError
 from mmray.models import tensors
 from mmray.models.tensors import Tensors
+from mmray.models.torch_setup import whole_float32
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -57,6 +58,7 @@ def load(path: Path) -> nn.Module:
     It gives logits (n, frames, 1) of a cut, and {"many_hot": logits of a transition}. ConfigError where the package is
     not installed, or, naming file and tensor, where the file does not hold TransNetV2.
     """
+    whole_float32()
     given = _tensors(path)
     wanted = shapes(*(max(1, given[name].numel() // part) for name, part in ((WIDTH, 4), (HIDDEN, 1))))
     for name, shape in wanted.items():

@@ -15,6 +15,7 @@ from mmray.errors import ConfigError
 from mmray.models import tensors
 from mmray.models.mel import MelSettings
 from mmray.models.tensors import Tensors
+from mmray.models.torch_setup import whole_float32
 
 MEL = MelSettings(offset=0.01)
 EXAMPLE_FRAMES = 96
@@ -80,6 +81,7 @@ def load(path: Path) -> VggishNet:
     In the .npz stand ``vggish/conv1/weights`` (HWIO) to ``vggish/fc2/biases`` (fully connected: in, out). The layers
     may have any widths that fit one another. ConfigError, naming file and tensor, where it is not VGGish.
     """
+    whole_float32()
     found = {_name(name): tensor for name, tensor in _tensors(path, NAMES).items()}
     if f"{LAYERS['features.0']}/weights" in found:
         found = _from_tensorflow(found)

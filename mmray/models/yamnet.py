@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from mmray.errors import ConfigError
 from mmray.models.mel import MelSettings
+from mmray.models.torch_setup import whole_float32
 
 MEL = MelSettings()
 PATCH_FRAMES, PATCH_HOP_FRAMES = 96, 48
@@ -79,6 +80,7 @@ class YamNet(nn.Module):
 
     def __init__(self, arrays: Arrays) -> None:
         super().__init__()
+        whole_float32()
         self.convolutions = nn.ModuleList([_convolution(arrays, "layer1/conv", "kernel", 2)])
         for number, (stride, _) in enumerate(LAYERS, start=2):
             depthwise = _convolution(arrays, f"layer{number}/depthwise_conv", "depthwise_kernel", stride)

@@ -16,6 +16,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from mmray.models import boxes
+from mmray.models.torch_setup import whole_float32
 from mmray.models.yolov7_file import ANCHORS, ARCHITECTURES, Arrays, Checkpoint, Layer
 
 EPSILON = 1e-3
@@ -34,6 +35,7 @@ class YoloV7(nn.Module):
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         super().__init__()
+        whole_float32()
         self.layers = ARCHITECTURES[checkpoint.architecture]
         arrays = checkpoint.arrays()
         activation = nn.SiLU(inplace=True) if checkpoint.architecture == "yolov7" else nn.LeakyReLU(0.1, inplace=True)

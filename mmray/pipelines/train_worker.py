@@ -13,6 +13,7 @@ import torch
 from ray.train import collective
 
 from mmray.fusion.fits import Fit, Fitting, Plan
+from mmray.models.torch_setup import whole_float32
 from mmray.pipelines import epochs
 
 CHECKPOINT_S = 1.0  # epochs that are over sooner share a checkpoint
@@ -49,8 +50,7 @@ def work(config: dict[str, Any]) -> None:
 def _settle(threads: int) -> None:
     """Make the same numbers everywhere: so many threads, whole float32."""
     torch.set_num_threads(threads)
-    torch.set_float32_matmul_precision("highest")
-    torch.backends.cudnn.allow_tf32 = False
+    whole_float32()
 
 
 def _finish(job: Job, fit: Fit, fitting: Fitting, rows: list[epochs.Row], first: bool) -> None:

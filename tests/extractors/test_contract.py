@@ -78,8 +78,8 @@ class Loaded:
     extractor: Extractor
     path: str | None
 
-    def extract(self, items: list[Any], **changes: Any) -> list[Rows | SampleError]:
-        return list(self.extractor.model_copy(update=changes).load("cpu", self.path)(items))
+    def extract(self, items: list[Any], device: str = "cpu", **changes: Any) -> list[Rows | SampleError]:
+        return list(self.extractor.model_copy(update=changes).load(device, self.path)(items))
 
 
 def those(stream: type) -> pytest.MarkDecorator:

@@ -37,17 +37,17 @@ def config(store: str, out: Path, **keys: Any) -> TrainConfig:
     return validate(TrainConfig, about(store, out, **keys), "", "train.yaml")
 
 
-def fit_all(config: TrainConfig) -> tuple[Plan, dict[str, Any]]:
+def fit_all(config: TrainConfig, device: str = "cpu") -> tuple[Plan, dict[str, Any]]:
     """Do all fits, here; returns the figures of fold 0 by network."""
     plan = fit_plan.prepare(config)
     for fit in plan.fits:
-        epochs(plan, fit).export(fit.folder(config.out))
+        epochs(plan, fit, device=device).export(fit.folder(config.out))
     return plan, {fit.network: figures(fit, config) for fit in plan.fits if fit.fold == 0}
 
 
-def epochs(plan: Plan, fit: Fit, most: int = 10_000) -> Any:
+def epochs(plan: Plan, fit: Fit, most: int = 10_000, device: str = "cpu") -> Any:
     """Begin a fit and do epochs until it is over."""
-    fitting = plan.make(fit, torch.device("cpu"))
+    fitting = plan.make(fit, torch.device(device))
     while not fitting.over and most:
         fitting.epoch()
         most -= 1
