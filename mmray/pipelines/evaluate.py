@@ -25,7 +25,7 @@ from mmray.fusion.dataset import Dataset
 from mmray.fusion.evaluation import Answers
 from mmray.fusion.examples import AnyConfig, Examples, Part, Split
 from mmray.fusion.fits import Fit
-from mmray.fusion.labels import Labels
+from mmray.fusion.labels import Labels, resampled
 from mmray.fusion.text_answers import TextAsking
 from mmray.fusion.text_training import TextConfig
 from mmray.fusion.training import TrainConfig
@@ -224,7 +224,12 @@ def _folds(job: Job) -> list[Record]:
             "fold": fold.number,
             "held_out": _held_out(job, fold.test),
             "examples": len(asked),
-            "counts": {part: _counts(job, getattr(fold, part)) for part in ("train", "validation", "test")},
+            "counts": {
+                "train": _counts(job, fold.train),
+                **_resampled(job, fold.train),
+                "validation": _counts(job, fold.validation),
+                "test": _counts(job, fold.test),
+            },
         }
         for fold, asked in zip(job.split.folds, job.tested, strict=True)
     ]
@@ -250,6 +255,16 @@ def _counts(job: Job, part: Part) -> Record:
         name: {label: counts.get(number, 0) for number, label in enumerate(job.split.classes)}
         for name, counts in counted.items()
     }
+
+
+def _resampled(job: Job, train: Part) -> Record:
+    """Return the class counts of what an epoch draws, where the labels' rules resample."""
+    how = job.config.labels.resample
+    if how == "none":
+        return {}
+    classes = train.examples().classes
+    counts = np.bincount(classes[resampled(classes, how, job.config.seed)], minlength=len(job.split.classes))
+    return {"resampled": {"": dict(zip(job.split.classes, counts.tolist(), strict=True))}}
 
 
 def _epochs(job: Job, out: Store) -> list[Record]:

@@ -189,6 +189,15 @@ def swept(path: Path) -> list[Any]:
     return inputs
 
 
+def test_classes_are_counted_before_and_after_resampling(store: str, tmp_path: Path) -> None:
+    rules = {"merge": {"both": ["<i>x0", "<i>x1"]}, "resample": "both"}
+    job = evaluate.prepare(load_train(str(written(tmp_path, store, labels=rules))), str(tmp_path / "out"))
+    for fold in evaluate._folds(job):
+        before, after = fold["counts"]["train"][""], fold["counts"]["resampled"][""]
+        assert before["both"] > 1.5 * before["<i>x2"]
+        assert after["both"] == after["<i>x2"] == round(sum(before.values()) / 2)
+
+
 def test_what_is_not_trained_or_trained_otherwise_is_refused(store: str, tmp_path: Path) -> None:
     path = written(tmp_path, store, networks=[{"inputs": "plain"}, {"inputs": "image"}])
     with pytest.raises(
