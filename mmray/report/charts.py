@@ -18,11 +18,12 @@ Points = Sequence[tuple[float, float]]
 Matrix = npt.NDArray[np.float32]
 
 WIDTH, HEIGHT, MARGIN = 420, 260, 10
-LETTER = 6.4  # px a letter of an axis takes
+LETTER = 7.7  # px a letter of an axis takes
 COLOURS = 8
 DASHES = ("", "7 3", "2 3", "9 3 2 3", "12 4", "4 2", "1 4", "9 2 2 2 2 2")
 MOST_MARKED = 60  # points of a line: more are drawn without a dot each
 COLUMNS = 400  # of a waveform
+CLOSE = 1e-6  # numbers of ticks that are one: 0.9999 / 0.00002 is not quite 49995
 
 
 class Frame(NamedTuple):
@@ -162,8 +163,8 @@ def ticks(low: float, high: float, about: int = 5) -> list[float]:
     raw = (high - low) / about
     power = 10.0 ** math.floor(math.log10(raw))
     step = min((one * power for one in (1, 2, 5, 10)), key=lambda one: abs((high - low) / one - about))
-    first = math.ceil(low / step - 1e-9)
-    return [round(place * step, 12) for place in range(first, math.floor(high / step + 1e-9) + 1)]
+    first = math.ceil(low / step - CLOSE)
+    return [round(place * step, 12) for place in range(first, math.floor(high / step + CLOSE) + 1)]
 
 
 def _drawn(point: Sequence[float], x_log: bool) -> bool:
@@ -178,7 +179,7 @@ def _frame(xs: Sequence[float], ys: Sequence[float], x_log: bool, exact: bool = 
         if low == high:
             low, high = low - (abs(low) / 2 or 1), high + (abs(high) / 2 or 1)
         step = (marks := ticks(low, high))[1] - marks[0] if len(ticks(low, high)) > 1 else high - low
-        low, high = math.floor(low / step + 1e-9) * step, math.ceil(high / step - 1e-9) * step
+        low, high = math.floor(low / step + CLOSE) * step, math.ceil(high / step - CLOSE) * step
     widest = max(len(_number(one)) for one in ticks(low, high))
     return Frame((min(xs), max(xs)), (low, high), x_log, 24 + LETTER * widest, WIDTH - 12, 10, HEIGHT - 38)
 

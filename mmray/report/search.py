@@ -26,10 +26,10 @@ article { min-width: 0; padding: .75rem; background: var(--paper); border: 1px s
 img, video { display: block; width: 100%; aspect-ratio: 4 / 3; object-fit: contain; background: var(--ground);
   border-radius: .35rem; }
 video { background: #000; }
-audio { display: block; width: 100%; }
+audio { display: block; width: 100%; } .spectrum { aspect-ratio: 2; margin-bottom: .35rem; }
 blockquote { margin: .5rem 0; }
 .at { display: flex; gap: .6rem; align-items: baseline; margin-top: .4rem; font-variant-numeric: tabular-nums; }
-.id { min-width: 0; margin: 0; overflow: hidden; text-overflow: ellipsis; white-space: nowrap; }
+.at b { flex: none; } .id { min-width: 0; margin: 0; }
 meter { flex: 1; min-width: 0; height: .7rem; align-self: center; }
 """
 
@@ -73,7 +73,7 @@ def _card(hit: Card, folder: str) -> str:
     bar = max(0.0, min(1.0, hit.score))
     return (
         f"<article>\n{_show(hit, about, folder)}\n<div class=at><b>{hit.rank}</b>"
-        f'<span class=id title="{escape(hit.sample_id)}">{escape(hit.sample_id)}</span></div>\n'
+        f"<span class=id>{escape(hit.sample_id)}</span></div>\n"
         f"<div class=at><meter min=0 max=1 value={bar:.4f}></meter><span>{hit.score:.3f}</span></div>\n"
         f"<p class=notes>{notes}</p>\n</article>"
     )
@@ -97,14 +97,22 @@ def _show(card: Card, about: Probe | SampleError | None, folder: str) -> str:
     try:
         if isinstance(about, SampleError):
             raise about
-        picture = thumbnails.frame(card.uri or "", about, SIDE_PX, card.from_s, card.to_s) if about.width else None
+        picture = _picture(card, about)
     except SampleError as error:
         return f"<p class=notes>cannot be shown: {escape(str(error))}</p>{text}"
     return _media(about, card.sample_id, picture, link(card.uri or "", folder), _fragment(card)) + text
 
 
+def _picture(card: Card, about: Probe) -> str | None:
+    uri, span = card.uri or "", (card.from_s, card.to_s)
+    if about.width:
+        return thumbnails.frame(uri, about, SIDE_PX, *span)
+    return thumbnails.sound(uri, SIDE_PX, *span) if about.audio_tracks else None
+
+
 def _media(about: Probe, name: str, picture: str | None, address: str | None, fragment: str) -> str:
-    image = f'<img alt="{escape(name)}" src="{picture}">' if picture else ""
+    look = "" if about.width else " class=spectrum"
+    image = f'<img alt="{escape(name)}"{look} src="{picture}">' if picture else ""
     if address is None:  # object stores: a browser cannot play from there
         return image
     if about.duration_s is None:
@@ -112,7 +120,7 @@ def _media(about: Probe, name: str, picture: str | None, address: str | None, fr
     if about.width:
         poster = f' poster="{picture}"' if picture else ""
         return f'<video controls preload=none{poster} src="{address}{fragment}"></video>'
-    return f'<audio controls preload=none src="{address}{fragment}"></audio>'
+    return f'{image}<audio controls preload=none src="{address}{fragment}"></audio>'
 
 
 def _fragment(card: Card) -> str:

@@ -27,10 +27,11 @@ STYLE = """
 .between .track { flex: 1; }
 .dot-at { width: 2px; background: var(--c0); }
 .track .theirs { top: -2px; bottom: -2px; width: 2px; background: #dc2626; }
+.board td:last-child { min-width: 10rem; overflow-wrap: anywhere; }
 @media (max-width: 40rem) {
-  .board thead { display: none; }
+  .board thead { display: none; } .board, .board tbody { display: block; overflow-wrap: anywhere; }
   .board tr { display: block; padding: .5rem 0; border-bottom: 1px solid var(--line); }
-  .board td { display: inline-block; border: 0; padding: .1rem .4rem .1rem 0; }
+  .board td { display: inline-block; max-width: 100%; border: 0; padding: .1rem .4rem .1rem 0; }
   .board td[data-h]::before { content: attr(data-h) " "; color: var(--soft); } .board td.bar { display: block; }
 }
 """
