@@ -54,7 +54,7 @@ class Resources(BaseModel):
     gpus_per_actor: float | None = Field(None, ge=0, le=16)
     cpus_per_actor: float = Field(1, gt=0, le=256)
     actors: Annotated[tuple[int, int], Field(description="least and most")] | None = None
-    decode_threads: int = Field(2, ge=1, le=64)
+    decode_threads: int | None = Field(None, ge=1, le=64)
 
     @field_validator("actors", mode="before")
     @classmethod

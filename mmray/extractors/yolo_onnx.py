@@ -72,7 +72,7 @@ class YoloOnnx(Extractor):
         return labels.COCO if self.classes is None else self.classes
 
     def load(self, device: str, path: str | None) -> ExtractFn:
-        """Open an ONNX file; ConfigError where ``device`` is a GPU that this onnxruntime cannot use."""
+        """Open an ONNX file; on a GPU where onnxruntime has CUDA."""
         assert path is not None
         assert self.layout != "auto", "resolved() comes first"
         session = onnx_session.session(path, device)

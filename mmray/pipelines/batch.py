@@ -10,12 +10,17 @@ import pyarrow as pa
 from mmray.errors import MmrayError, Reason, SampleError
 from mmray.extractors.base import ExtractFn
 from mmray.media.decode import Outcome
+from mmray.models.torch_setup import gpu_is_lost
 from mmray.pipelines.feed import Feed, Segment, last_words
 from mmray.pipelines.job import Task
 from mmray.specs import AnySpec, Gathered, Item, Rows, Wave
 from mmray.tables import windows
 
 log = logging.getLogger(__name__)
+
+
+class GpuLostError(Exception):
+    """This process can do nothing more on its GPU: it must end, and another go on."""
 
 
 @dataclass(slots=True)
@@ -160,6 +165,8 @@ def answers(extract: ExtractFn, items: Sequence[Item | Gathered]) -> Iterator[Ro
     except MmrayError:
         raise
     except Exception as error:
+        if gpu_is_lost():
+            raise GpuLostError(last_words(error)) from error
         if len(items) > 1:
             for item in items:
                 yield from answers(extract, [item])

@@ -15,7 +15,7 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from mmray import storage
 from mmray.errors import Reason
@@ -91,6 +91,12 @@ class Begun:
         """Say that work gets on: the watchdog waits another ``timeout_s``, though not for ever."""
         left_s = min(self._timeout_s, self._until - time.monotonic())
         faulthandler.dump_traceback_later(max(0.001, left_s), exit=True, file=self._words)
+
+    def die(self, words: str) -> NoReturn:
+        """End this process with some last words; what it named counts as begun."""
+        self._words.write(f"{words}\n")
+        self._words.flush()
+        os._exit(1)
 
     def clear(self) -> None:
         """Say that nothing is being worked on."""

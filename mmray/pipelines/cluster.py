@@ -15,6 +15,8 @@ from mmray.errors import ConfigError
 
 log = logging.getLogger(__name__)
 
+MOST_THREADS = 16  # of an actor that decode, each into 64 MB at most
+
 
 def cores() -> int:
     """Return the number of cores this process may use."""
@@ -97,19 +99,51 @@ def check_shared(ray: Any, store: str, witness: str, key: str = "store") -> None
         raise ConfigError(f"{key}: {store} is not there on {seen.count(False)} of {len(nodes)} nodes; {mend}")
 
 
-def pool_size(ray: Any, resources: Resources, batches: int) -> tuple[int, int, float]:
-    """Return least and most actors, and GPUs for each, that fit the cluster; ConfigError where not even one does."""
-    total = ray.cluster_resources()
-    cpus, gpus = float(total.get("CPU", 0)), float(total.get("GPU", 0))
+def pool_size(ray: Any, resources: Resources, batches: int = sys.maxsize) -> tuple[int, int, float]:
+    """Return least and most actors for so many calls, and GPUs for each; ConfigError where not even one fits."""
+    gpus = max(node.get("GPU", 0) for node in nodes(ray))
     gpus_each = resources.gpus_per_actor if resources.gpus_per_actor is not None else float(min(gpus, 1))
-    fit = int(cpus / resources.cpus_per_actor)
-    if gpus_each:
-        fit = min(fit, int(gpus / gpus_each))
+    fit = room(ray, resources.cpus_per_actor, gpus_each, "resources.gpus_per_actor")
     least, most = resources.actors or (max(1, fit), max(1, fit))
     if fit < least:
         need = f"{least} actor(s) with {resources.cpus_per_actor:g} CPU and {gpus_each:g} GPU each"
-        have = f"the cluster has {cpus:g} CPU and {gpus:g} GPU"
         if not (os.environ.get("RAY_ADDRESS") and resources.actors):
-            raise ConfigError(f"resources: {need} do not fit: {have}; lower resources.actors or gpus_per_actor")
-        log.warning("%s do not fit yet: %s; waiting for it to grow", need, have)
+            raise ConfigError(
+                f"resources: {need} do not fit: there is {described(ray)}; lower resources.actors or gpus_per_actor"
+            )
+        log.warning("%s do not fit yet: the cluster has %s; waiting for it to grow", need, described(ray))
     return max(1, min(least, batches)), max(1, min(most, batches)), gpus_each
+
+
+def decode_threads(ray: Any, actors: int) -> int:
+    """Return how many segments each of some actors decodes at once, so that they fill the cluster."""
+    cpus = sum(node.get("CPU", 0) for node in nodes(ray))
+    return min(MOST_THREADS, max(2, int(cpus / actors)))
+
+
+def nodes(ray: Any) -> list[dict[str, float]]:
+    """Return what each living node has, by the name of the resource."""
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+
+
+def described(ray: Any) -> str:
+    """Say what the nodes have."""
+    return " + ".join(f"{node.get('CPU', 0):g} CPU and {node.get('GPU', 0):g} GPU" for node in nodes(ray))
+
+
+def room(ray: Any, cpus: float, gpus: float, key: str) -> int:
+    """Return how many processes with so many CPUs and GPUs the nodes hold; Ray shares one GPU, never a part of two.
+
+    ConfigError, naming ``key``, for more than one GPU and a part of one, of which Ray starts none.
+    """
+    if gpus > 1 and gpus % 1:
+        raise ConfigError(f"{key}: a share of one GPU, or whole ones (given: {gpus:g})")
+    return sum(min(_times(node.get("CPU", 0), cpus), _on_gpus(node.get("GPU", 0), gpus)) for node in nodes(ray))
+
+
+def _on_gpus(there: float, each: float) -> int:
+    return int(there) * _times(1, each) if 0 < each < 1 else _times(there, each)
+
+
+def _times(there: float, each: float) -> int:
+    return int(there / each + 1e-9) if each else sys.maxsize  # 1 / 0.1 is 9.999...

@@ -16,6 +16,7 @@ import pyarrow as pa
 from mmray import provenance, storage
 from mmray.config import ExtractConfig
 from mmray.errors import ConfigError, MmrayError
+from mmray.models import onnx_session
 from mmray.pipelines import begun, cluster, derived, plan, pool, record, tidy, work
 from mmray.pipelines.console import Progress
 from mmray.pipelines.job import Task
@@ -94,7 +95,9 @@ def _work(store: Store, run_id: str, config: ExtractConfig, state: State, chosen
             origins = {task.source: task.origin for task in members if task.origin is not None}
             pending = derived.with_texts(store, origins, pending, state.rows)
             commit = Commit(store, f"{run_id}-{number}")
-            _run_pool(ray, store, run_id, config, members, list(work.batches(pending, members, state.rows)), commit)
+            _, most, gpus = cluster.pool_size(ray, config.resources)
+            batches = list(work.batches(pending, members, state.rows, most, bool(gpus)))
+            _run_pool(ray, store, run_id, config, members, batches, commit)
             state = replace(state, rows=ledger.read(store))
     if left := replace(state, media=chosen).pending.height:
         raise MmrayError(f"{left} results never came back from Ray; the same command goes on from here")
@@ -123,7 +126,7 @@ def _to_do(state: State) -> set[str]:
 def _check_models(ray: Any, config: ExtractConfig, tasks: Sequence[Task]) -> None:
     """Load models once, in a process of its own: a bad checkpoint of a later pool must not end a run after hours."""
     if any(task.path for task in tasks):
-        _, _, gpus = cluster.pool_size(ray, config.resources, 1)
+        _, _, gpus = cluster.pool_size(ray, config.resources)
         load = ray.remote(num_cpus=config.resources.cpus_per_actor, num_gpus=gpus, max_retries=1)(_load_all)
         try:
             ray.get(load.remote(tasks, "cuda:0" if gpus else "cpu"))
@@ -159,6 +162,7 @@ def _run_pool(
     if not batches:
         return
     least, most, gpus = cluster.pool_size(ray, config.resources, len(batches))
+    threads = config.resources.decode_threads or cluster.decode_threads(ray, most)
     ray.data.DataContext.get_current().execution_no_progress_timeout_s = max(1800, int(4 * config.timeout_s))
     calls = [pa.table({"work": [json.dumps(batch, ensure_ascii=False)]}) for batch in batches]
     dataset = ray.data.from_arrow(calls).map_batches(
@@ -168,10 +172,15 @@ def _run_pool(
         compute=ray.data.ActorPoolStrategy(min_size=least, max_size=most),
         num_cpus=config.resources.cpus_per_actor,
         num_gpus=gpus,
-        fn_constructor_args=(store.uri, run_id, tasks, config, "cuda:0" if gpus else "cpu"),
+        fn_constructor_args=(store.uri, run_id, tasks, config, "cuda:0" if gpus else "cpu", threads),
     )
+    if gpus and (slow := [t.as_ for t in tasks if str(t.path).endswith(".onnx")]) and not onnx_session.has_cuda():
+        log.warning("%s: %s", ", ".join(slow), onnx_session.LACKING)
     total = sum(len(batch) for batch in batches)
-    log.info("%d segments for %s, on %d actor(s)", total, ", ".join(task.as_ for task in tasks), most)
+    log.info(
+        "%d segments for %s, on %d actor(s) with %g GPU and %d decoding threads each",
+        total, ", ".join(task.as_ for task in tasks), most, gpus, threads,
+    )  # fmt: skip
     try:
         with Progress("extract", total) as progress:
             for table in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
@@ -195,15 +204,15 @@ def _told(error: Exception) -> MmrayError:
 class Actor:
     """What Ray runs: a Worker, made once in each actor process."""
 
-    def __init__(self, store: str, run_id: str, tasks: list[Task], config: ExtractConfig, device: str) -> None:
+    def __init__(
+        self, store: str, run_id: str, tasks: list[Task], config: ExtractConfig, device: str, threads: int
+    ) -> None:
         _set_up()
         from mmray.pipelines.feed import Segment
         from mmray.pipelines.worker import Worker
 
         self._segment = Segment
-        self._worker = Worker(
-            Store(store), run_id, tasks, device, config.timeout_s, config.max_attempts, config.resources.decode_threads
-        )
+        self._worker = Worker(Store(store), run_id, tasks, device, config.timeout_s, config.max_attempts, threads)
         if "torch" in sys.modules:
             sys.modules["torch"].set_num_threads(max(1, int(config.resources.cpus_per_actor)))
 

@@ -48,7 +48,7 @@ def model_core_s(extractor: Extractor, row: dict[str, Any]) -> float:
     return items(extractor, row) / extractor.cpu_items_per_s
 
 
-def core_s(tasks: Sequence[Task], row: dict[str, Any]) -> float:
-    """Return the core seconds of a row of work for several extractors, decoded once."""
+def core_s(tasks: Sequence[Task], row: dict[str, Any], model_cores: float = 1) -> float:
+    """Return the core seconds of a row of work for several extractors, decoded once; models on so many cores."""
     specs = [spec for task in tasks for spec in task.extractor.specs]
-    return decode_core_s(specs, row) + sum(model_core_s(task.extractor, row) for task in tasks)
+    return decode_core_s(specs, row) + sum(model_core_s(task.extractor, row) for task in tasks) / model_cores

@@ -1,6 +1,7 @@
 """``mmray serve``: start the endpoint on Ray Serve, and stop it without losing what is under way."""
 
 import logging
+import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,7 +11,7 @@ from ray import serve
 from ray.exceptions import RayError
 from ray.serve.exceptions import RayServeException
 
-from mmray.errors import MmrayError
+from mmray.errors import ConfigError, MmrayError
 from mmray.pipelines import cluster
 from mmray.pipelines.serving.app import NAME, application
 from mmray.pipelines.serving.served import prepare
@@ -48,6 +49,7 @@ def serving(config: ServeConfig, file: str = "configuration") -> Iterator[str]:
         if not log.isEnabledFor(logging.DEBUG):
             logging.getLogger("ray.serve").setLevel(logging.WARNING)
         log.info("logs of all processes: %s/logs/serve", ray._private.worker.global_worker.node.get_session_dir_path())
+        check_room(ray, config, file)
         serve.start(proxy_location="HeadOnly", http_options={"host": config.host, "port": config.port})
         try:
             try:
@@ -58,6 +60,26 @@ def serving(config: ServeConfig, file: str = "configuration") -> Iterator[str]:
             _drain(handle, config.drain_s)
         finally:
             serve.shutdown()  # type: ignore[no-untyped-call]
+
+
+def check_room(ray: Any, config: ServeConfig, file: str) -> None:
+    """Refuse more than this machine holds: Serve would wait for ever; a cluster may grow.
+
+    ConfigError, naming the model or pool.
+    """
+    if os.environ.get("RAY_ADDRESS"):
+        return
+    homes = {entry.as_: entry for entry in config.models if entry.pool is None} | config.pools
+    for name, one in homes.items():
+        if cluster.room(ray, one.cpus, one.gpus, f"{file}: {name}: gpus") < max(1, one.replicas.min):
+            need = f"{max(1, one.replicas.min)} replica(s) with {one.cpus:g} CPU and {one.gpus:g} GPU each"
+            raise ConfigError(f"{file}: {name}: {need} do not fit: there is {cluster.described(ray)}")
+    there = sum(node.get("GPU", 0) for node in cluster.nodes(ray))
+    if (wanted := sum(one.gpus * one.replicas.min for one in homes.values())) > there:
+        raise ConfigError(
+            f"{file}: all models together reserve {wanted:g} GPU, and there is {there:g}; lower `gpus` (0.5: two share "
+            "one), or let models share a pool"
+        )
 
 
 def _drain(handle: Any, seconds: float) -> None:

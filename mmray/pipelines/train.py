@@ -7,7 +7,6 @@ checkpoint (OUT/train, removed at the end), also where a worker dies.
 
 import json
 import logging
-import math
 import os
 import time
 from collections.abc import Sequence
@@ -83,17 +82,10 @@ def drive(config: Training, plan: Plan, file: str) -> Record:
 def check_workers(connection: Any, config: Training, file: str) -> None:
     """Refuse more workers than there is room for: Ray would wait for ever, and say nothing."""
     cpus, gpus = config.cpus_per_worker, config.gpus_per_worker
-    if gpus > 1 and gpus % 1:
-        raise ConfigError(f"{file}: gpus_per_worker: a share of one GPU, or whole ones (given: {gpus:g})")
-    nodes = [node["Resources"] for node in connection.nodes() if node["Alive"]]
-    room = sum(
-        math.floor(min(node.get("CPU", 0) / cpus, node.get("GPU", 0) / gpus if gpus else math.inf) + 1e-9)
-        for node in nodes
-    )
-    if room >= config.workers:
+    if cluster.room(connection, cpus, gpus, f"{file}: gpus_per_worker") >= config.workers:
         return
     need = f"{config.workers} worker(s) with {cpus:g} CPU and {gpus:g} GPU each"
-    have = " + ".join(f"{node.get('CPU', 0):g} CPU and {node.get('GPU', 0):g} GPU" for node in nodes)
+    have = cluster.described(connection)
     if not os.environ.get("RAY_ADDRESS"):
         mend = "lower workers, cpus_per_worker or gpus_per_worker"
         raise ConfigError(f"{file}: workers: {need} do not fit: this machine has {have}; {mend}")

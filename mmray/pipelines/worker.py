@@ -11,7 +11,7 @@ import pyarrow as pa
 from mmray.errors import ConfigError, MmrayError
 from mmray.extractors.base import ExtractFn
 from mmray.media.decode import Outcome
-from mmray.pipelines.batch import Batch, Progress
+from mmray.pipelines.batch import Batch, GpuLostError, Progress
 from mmray.pipelines.begun import LOADING, Begun, leftovers, record
 from mmray.pipelines.feed import Feed, Segment, last_words
 from mmray.pipelines.job import Task, checkpoints, together
@@ -54,7 +54,16 @@ class Worker:
             self._begun.clear()
 
     def run(self, segments: Sequence[Segment]) -> pa.Table:
-        """Work on segments; returns their ledger rows and flags (schema RESULT), when their parts are written."""
+        """Work on segments; returns their ledger rows and flags (schema RESULT), when their parts are written.
+
+        An error that ends all work on the GPU ends this process: Ray starts another, which finds what this one named.
+        """
+        try:
+            return self._run(segments)
+        except GpuLostError as error:
+            self._begun.die(str(error))
+
+    def _run(self, segments: Sequence[Segment]) -> pa.Table:
         left = leftovers(self._store)
         records = {segment.key: record(segment.key, left) for segment in segments}
         done: list[Progress] = []

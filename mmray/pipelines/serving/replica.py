@@ -1,7 +1,9 @@
 """One model in one process: requests that meet share a pass, and one that nobody waits for any more stops."""
 
 import asyncio
+import gc
 import logging
+import os
 import threading
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
@@ -9,7 +11,8 @@ from typing import Any
 from ray import serve
 
 from mmray.generation.base import RequestError
-from mmray.pipelines.serving.refusals import Refusal
+from mmray.models.torch_setup import gpu_is_lost
+from mmray.pipelines.serving.refusals import Refusal, wrong
 from mmray.pipelines.serving.served import Loader
 
 log = logging.getLogger(__name__)
@@ -78,6 +81,9 @@ class Model:
         except Unwanted:
             found = {}
         except Exception as error:
+            if gpu_is_lost():
+                log.critical("this process has lost its GPU; Serve starts another", exc_info=error)
+                os._exit(1)
             if len(wanted) > 1:
                 return [one for work in works for one in await self._pass([work])]
             log.error("a model raised on one request", exc_info=error)
@@ -114,7 +120,8 @@ class ModelPool:
 
     def __init__(self, models: Mapping[str, tuple[Loader, int, float]], fit: int, device: str) -> None:
         async def load(name: str) -> Model:
-            return await asyncio.to_thread(Model, *models[name], device)
+            gc.collect()  # Serve let go of what made room; its batching keeps that alive in a circle
+            return await asyncio.to_thread(_loaded, models[name], device)
 
         # Only what is decorated here can have a number of its own.
         self._model: Any = serve.multiplexed(max_num_models_per_replica=fit)(load)
@@ -131,8 +138,16 @@ class ModelPool:
             yield part
 
 
+def _loaded(model: tuple[Loader, int, float], device: str) -> Model:
+    if device.startswith("cuda"):
+        import torch
+
+        torch.cuda.empty_cache()  # what other processes of the same GPU may need
+    return Model(*model, device)
+
+
 def first_refusal(results: Sequence[Any]) -> None:
     """Raise what is wrong with the first request that could not be done."""
     for result in results:
         if isinstance(result, RequestError):
-            raise Refusal(400, "invalid_value", result.message, result.field)
+            raise wrong(result.field, result.message)
