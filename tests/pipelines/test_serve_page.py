@@ -113,6 +113,9 @@ def test_pictures_and_sounds_are_made_and_shown(page: Page) -> None:
     heard = "one => one.duration || new Promise(done => { one.onloadedmetadata = () => done(one.duration); })"
     assert card.locator("audio").evaluate(heard) == pytest.approx(0.5)
 
+    card = finished(send(page, "story", prompt="waves", size="64x64", length_s=0.5, steps=1))
+    assert card.locator("video").evaluate(heard) == pytest.approx(0.5, abs=0.1)
+
     card = finished(send(page, "spectrogram", prompt="dogs", sound_prompt="barking", steps=2))
     assert len(card.locator("img").all()) == 2
     expect(card.locator("audio")).to_be_visible()

@@ -122,7 +122,7 @@ class Card {
   remove(forgotten = false) {
     if (this.id) remember(this.id, null);
     if (this.id && !forgotten) ask(`v1/jobs/${this.id}`, { method: "DELETE" }).catch(() => {}); // the server forgets it anyway
-    for (const one of this.results.querySelectorAll("[src^='blob:']")) URL.revokeObjectURL(one.src);
+    for (const one of this.results.querySelectorAll("[src^='blob:']")) for (const url of [one.src, one.poster]) URL.revokeObjectURL(url);
     if (this.root.contains(document.activeElement)) byId("made").focus();
     this.root.remove();
     byId("none").hidden = byId("gallery").children.length > 0;

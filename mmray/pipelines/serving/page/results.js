@@ -11,7 +11,10 @@ function saved(text, type, name, words, show) {
 }
 
 const picture = (text, name, words, alt = words) => saved(text, "image/png", name, words, address => [element("img", { src: address, alt })]);
-const film = (text, name, words) => saved(text, "video/mp4", name, words, address => [element("video", { controls: true, src: address, "aria-label": words })]);
+function film(text, still, name, words) {
+  const poster = URL.createObjectURL(new Blob([bytesOf(still)], { type: "image/png" }));
+  return saved(text, "video/mp4", name, words, address => [element("video", { controls: true, src: address, poster, "aria-label": words })]);
+}
 
 function sound(text, rate_hz, name, words) {
   const canvas = element("canvas", { role: "img", "aria-label": "spectrogram" });
@@ -32,7 +35,7 @@ function shown(form, answer) {
 function made(form, one, n, format) {
   const stem = `${form.id}-${one.seed ?? n}`, rate_hz = one.rate_hz || 16000, parts = [];
   const seconds = one.seconds ? `, ${Number(one.seconds.toFixed(2))} s` : "";
-  if (one.video_b64) parts.push(film(one.video_b64, `${stem}.mp4`, `film${seconds}`));
+  if (one.video_b64) parts.push(film(one.video_b64, one.b64_json, `${stem}.mp4`, `film${seconds}`));
   else if (one.b64_json && format === "wav") parts.push(sound(one.b64_json, rate_hz, `${stem}.wav`, `sound${seconds}`));
   else if (one.b64_json) parts.push(picture(one.b64_json, `${stem}.png`, "picture", "the picture that was made"));
   if (one.spectrum_b64) parts.push(picture(one.spectrum_b64, `${stem}-spectrum.png`, "the spectrogram in it"));
