@@ -37,19 +37,22 @@ def wav(sound: npt.NDArray[np.float32], rate_hz: int) -> bytes:
     return file.getvalue()
 
 
-def picture_of(data: bytes, field: str) -> npt.NDArray[np.uint8]:
-    """Return the picture of a file, upright, uint8 RGB (height, width, 3); a RequestError where it is none."""
+def picture_of(data: bytes, field: str, most_pixels: int = LARGEST_PIXELS) -> npt.NDArray[np.uint8]:
+    """Return the picture of a file, upright, uint8 RGB (height, width, 3).
+
+    RequestError where it is none, or has more than ``most_pixels``.
+    """
     from PIL import Image, ImageOps, UnidentifiedImageError
 
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as opened:
-            if opened.width * opened.height > LARGEST_PIXELS:
-                raise RequestError(field, f"has {opened.width} x {opened.height} pixels: more than {LARGEST_PIXELS:,}")
+            if opened.width * opened.height > most_pixels:
+                raise RequestError(field, f"has {opened.width} x {opened.height} pixels: more than {most_pixels:,}")
             upright = ImageOps.exif_transpose(opened).convert("RGB")
     except RequestError:
         raise
     except Image.DecompressionBombError as error:
-        raise RequestError(field, f"has more than {LARGEST_PIXELS:,} pixels") from error
+        raise RequestError(field, f"has more than {most_pixels:,} pixels") from error
     except (UnidentifiedImageError, OSError, ValueError, SyntaxError, zlib.error, EOFError) as error:
         raise RequestError(field, f"is no picture that can be read ({', '.join(FORMATS)})") from error
     return np.asarray(upright)

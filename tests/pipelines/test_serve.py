@@ -6,7 +6,9 @@ import json
 import socket
 import threading
 import time
+import urllib.request
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -139,6 +141,24 @@ def test_the_openai_client_makes_images_and_a_seed_decides_them(client: openai.O
     assert np.abs(pixels(second.b64_json).astype(int) - other).max() <= 1
 
 
+def test_the_openai_client_gets_a_picture_by_its_url(client: openai.OpenAI) -> None:
+    asked: dict[str, Any] = {"model": "sd", "prompt": "a cat", "size": "64x72", "n": None}
+    (as_base64,) = client.images.generate(**asked).data or []
+    (as_url,) = client.images.generate(**asked, response_format="url", quality="auto", background="auto").data or []
+    with urllib.request.urlopen(as_url.url or "") as opened:
+        assert opened.read() == base64.b64decode(as_base64.b64_json or "")
+
+
+def test_the_openai_client_knows_what_went_wrong(client: openai.OpenAI, url: str) -> None:
+    create = client.images.generate
+    with pytest.raises(openai.BadRequestError, match="steps: is 401, and at most 400 here"):
+        create(prompt="x", extra_body={"steps": 401})
+    with pytest.raises(openai.NotFoundError, match="there is no model 'dall-e-9'"):
+        create(prompt="x", model="dall-e-9")
+    with pytest.raises(openai.AuthenticationError, match="show a key"):
+        openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0).models.list()
+
+
 def test_the_openai_client_edits_an_image(client: openai.OpenAI) -> None:
     found = client.images.edit(image=("a.png", PNG), prompt="a dog", model="sd", extra_body={"strength": 0.7})
     assert pixels((found.data or [])[0].b64_json).shape == (80, 96, 3)
@@ -163,6 +183,11 @@ def test_the_openai_client_transcribes_in_every_form(client: openai.OpenAI) -> N
     assert isinstance(create(file=file, model="whisper").text, str)
     assert create(file=file, model="whisper", response_format="verbose_json").duration == pytest.approx(1.0)
     assert "WEBVTT" in str(create(file=file, model="whisper", response_format="vtt"))
+    for language in ("de", "en"):
+        given: dict[str, Any] = {"language": language, "temperature": 0, "timestamp_granularities": ["segment"]}
+        told = create(file=file, model="whisper", response_format="verbose_json", **given)
+        assert told.language == language
+        assert all(one.avg_logprob < 0 < one.compression_ratio for one in told.segments or [])
 
 
 def test_the_openai_client_lists_the_models(client: openai.OpenAI) -> None:
@@ -228,7 +253,11 @@ def test_what_is_made_says_how_well_it_fits_its_words_and_the_best_come_first(ht
         ("/v1/images/generations", {"prompt": "x", "size": "big"}, "size"),
         ("/v1/images/generations", {"prompt": "x", "stepps": 4}, "stepps"),
         ("/v1/images/generations", {"prompt": "x", "negative_prompt": "y", "guidance": 1}, "negative_prompt"),
-        ("/v1/images/generations", {"prompt": "x", "response_format": "url"}, "response_format"),
+        ("/v1/images/generations", {"prompt": "x", "output_format": "jpeg"}, "output_format"),
+        ("/v1/images/generations", {"prompt": "x", "n": "2"}, "n"),
+        ("/v1/images/generations", {"prompt": "x", "guidance": float("nan")}, "guidance"),
+        ("/v1/images/generations", {"prompt": "x", "model": "m" * 1_000_000}, "model"),
+        ("/v1/spectrograms/generations", {"prompt": "x", "sound_prompt": "x", "width_px": 65}, "width_px"),
         ("/v1/images/generations", {"prompt": "word " * 40 + "w" * 0, "model": "minilm"}, "model"),
         ("/v1/audio/generations", {"prompt": "x", "length_s": 31}, "length_s"),
         ("/v1/embeddings", {"input": [], "model": "minilm"}, "input"),
@@ -236,8 +265,29 @@ def test_what_is_made_says_how_well_it_fits_its_words_and_the_best_come_first(ht
     ],
 )
 def test_a_wrong_field_is_named(http: httpx2.Client, path: str, body: dict[str, Any], param: str) -> None:
-    answer = http.post(path, json=body)
+    answer = http.post(path, content=json.dumps(body), headers={"Content-Type": "application/json"})
     assert (answer.status_code, error(answer)["param"]) == (400, param)
+    assert error(answer)["message"].startswith((param, repr(body.get("model"))))  # what clients show is the message
+    assert len(error(answer)["message"]) < 1000
+
+
+def test_a_form_is_refused_with_the_name_of_its_field(http: httpx2.Client) -> None:
+    for path, field, medium, data, param in [
+        ("scores", "file", PNG, {"labels": ["a", "a"]}, "labels"),
+        ("scores", "file", PNG, {"labels": ["a"], "template": "none"}, "template"),
+        ("images/edits", "image", PNG, {"prompt": "x", "mask": "x"}, "mask"),
+        ("audio/transcriptions", "file", WAV, {"language": "xx"}, "language"),
+        ("audio/transcriptions", "file", WAV, {"prompt": "Hello"}, "prompt"),
+        ("audio/transcriptions", "file", WAV, {"temperature": "0.5"}, "temperature"),
+        ("audio/transcriptions", "file", WAV, {"timestamp_granularities[]": "word"}, "timestamp_granularities"),
+        ("audio/transcriptions", "file", PNG, {}, "file"),
+        ("search", "audio", b"ffconcat version 1.0\nfile a.wav\n", {}, "audio"),
+        ("search", "image", b"<svg xmlns='http://www.w3.org/2000/svg'/>", {}, "image"),
+    ]:
+        answer = http.post(f"/v1/{path}", files={field: medium}, data=data)
+        assert (answer.status_code, error(answer)["param"]) == (400, param), answer.text
+    no_form = http.post("/v1/captions", json={"image": "x"})
+    assert (no_form.status_code, error(no_form)["param"]) == (400, "body")
 
 
 def test_what_is_not_there_and_what_cannot_be_read(http: httpx2.Client) -> None:
@@ -326,7 +376,11 @@ def test_a_store_is_searched_as_the_command_line_does(http: httpx2.Client, store
 def test_readiness_and_metrics(http: httpx2.Client) -> None:
     assert http.get("/ready").json()["ready"]
     http.post("/v1/embeddings", json={"input": "x", "model": "minilm"})
-    assert 'mmray_http_requests_total{route="/v1/embeddings",status="200"}' in http.get("/metrics").text
+    told = http.get("/metrics").text
+    assert 'mmray_http_requests_total{route="/v1/embeddings",status="200"}' in told
+    assert 'mmray_model_seconds_count{model="minilm",outcome="ok"}' in told
+    assert 'mmray_model_under_way{model="minilm"} 0.0' in told
+    assert 'mmray_jobs{status="running"}' in told
 
 
 def events(http: httpx2.Client, job: str) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -393,10 +447,44 @@ def test_requests_that_meet_share_a_pass_and_give_what_they_give_alone(http: htt
         assert np.abs(pixels(together[seed]["data"][0]["b64_json"]).astype(int) - picture).max() <= 1
 
 
-def test_the_openapi_names_every_route(http: httpx2.Client) -> None:
+def test_the_openapi_names_every_route_and_a_method_that_is_not_there_is_told_which_are(http: httpx2.Client) -> None:
     paths = http.get("/openapi.json").json()["paths"]
     routes = {route for model in http.get("/v1/models").json()["data"] for route in model["routes"]}
     assert routes <= set(paths)
+    for path, methods in paths.items():
+        answer = http.request("PATCH", path)
+        assert answer.status_code == 405
+        assert set(answer.headers["allow"].split(", ")) == {method.upper() for method in methods}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fits", [True, False])
+def test_every_route_answers_as_the_openapi_says(url: str, fits: bool) -> None:
+    """What fits the schema may be refused: uploads are random bytes, and the limits stand elsewhere."""
+    import hypothesis
+    import schemathesis
+    from schemathesis.specs.openapi.checks import positive_data_acceptance
+
+    mode = schemathesis.GenerationMode.POSITIVE if fits else schemathesis.GenerationMode.NEGATIVE
+    some = hypothesis.settings(
+        max_examples=8, deadline=None, database=None, suppress_health_check=list(hypothesis.HealthCheck)
+    )
+    api, asked = schemathesis.openapi.from_url(f"{url}/openapi.json"), []
+    for operation in (found.ok() for found in api.get_all_operations()):
+        if fits and operation.path == "/v1/spectrograms/generations":
+            continue  # a hundred steps where none are asked for
+
+        @hypothesis.seed(0)
+        @some
+        @hypothesis.given(case=operation.as_strategy(mode))
+        def answers(case: schemathesis.Case) -> None:
+            asked.append(case.operation.label)
+            headers = {"Authorization": f"Bearer {KEY}"}
+            case.call_and_validate(headers=headers, excluded_checks=[positive_data_acceptance], timeout=60)
+
+        with suppress(hypothesis.errors.Unsatisfiable):  # nothing can be wrong with some
+            answers()
+    assert len(set(asked)) > 10
 
 
 @pytest.mark.parametrize(

@@ -9,12 +9,14 @@ from typing import Any
 
 from fastapi import FastAPI, Security
 from fastapi.security import HTTPBearer
+from prometheus_client import CollectorRegistry
 from ray import serve
 from ray.serve.handle import DeploymentHandle
 
 import mmray
 from mmray.pipelines.serving import refusals, routes
-from mmray.pipelines.serving.guard import Counts, Guard
+from mmray.pipelines.serving.counts import Asking, Requests
+from mmray.pipelines.serving.guard import Guard
 from mmray.pipelines.serving.jobs import JobServer
 from mmray.pipelines.serving.models import Models
 from mmray.pipelines.serving.replica import Model, ModelPool
@@ -41,8 +43,9 @@ class Endpoint:
         handles: Mapping[str, DeploymentHandle[Any]],
         jobs: DeploymentHandle[Any],
     ) -> None:
-        self.limits, self.jobs, self.models = config.limits, jobs, Models(about, handles)
-        self.counts = Counts()
+        self.registry = CollectorRegistry()
+        self.limits, self.jobs = config.limits, jobs
+        self.models = Models(about, handles, Asking(self.registry, "mmray_model"))
         self._config, self._keys = config, keys
         self._guards: list[Guard] = []
 
@@ -53,13 +56,13 @@ class Endpoint:
             title="mmray", version=mmray.__version__, description=mmray.__doc__ or "", docs_url=None, redoc_url=None
         )
         api.state.endpoint = self
-        refusals.install(api)
+        refusals.install(api, routes.KEYED + routes.OPEN)
         shown = [Security(HTTPBearer(auto_error=False))] if self._keys else []  # for OpenAPI: Guard looks at keys
         for router in routes.KEYED:
             api.include_router(router, dependencies=shown)
         for router in routes.OPEN:
             api.include_router(router)
-        guard = Guard(api, self._keys, self._config.rate_per_minute, self._config.limits.upload_bytes, self.counts)
+        guard = Guard(api, self._keys, self._config.rate_per_minute, self.limits, Requests(self.registry))
         self._guards.append(guard)
         return guard
 

@@ -5,22 +5,24 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 Text = Annotated[str, Field(min_length=1)]
+Name = Annotated[str, Field(min_length=1, max_length=500)]  # of anything: what is wrong with it is told with it
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Steps = Annotated[int | None, Field(ge=1, le=1000)]
 Guidance = Annotated[float | None, Field(ge=0, le=100)]
+Count = Annotated[int, Field(ge=1, le=64)]
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class Asked(BaseModel):
     """The body of a request.
 
-    ``background``: true makes it a job. (OpenAI's clients may send "auto" or "opaque" there, of pictures.)
+    ``background``: true makes it a job. (OpenAI's clients may send null, "auto" or "opaque" there, of pictures.)
     """
 
     model_config = ConfigDict(extra="forbid", strict=True)  # forms, whose numbers are text, are read laxly
 
-    model: str | None = None
-    background: bool | Literal["auto", "opaque"] = False
+    model: Name | None = None
+    background: bool | Literal["auto", "opaque"] | None = False
     user: str | None = None
 
 
@@ -32,18 +34,18 @@ class Prompted(Asked):
 
     prompt: Text
     negative_prompt: str = ""
-    n: int = Field(1, ge=1, le=64)
-    best: int | None = Field(None, ge=1, le=64)
+    n: Count | None = 1
+    best: Count | None = None
     seed: Seed = 0
     steps: Steps = None
     guidance: Guidance = None
 
 
 class ImagesAsked(Prompted):
-    """OpenAI's ``images/generations``; result i has the seed ``seed`` + i."""
+    """OpenAI's ``images/generations``; result i has the seed ``seed`` + i. As ``url`` a picture is a data URI."""
 
     size: str | None = Field(None, pattern=r"^(auto|[1-9]\d{0,4}x[1-9]\d{0,4})$", examples=["512x512"])
-    response_format: Literal["b64_json"] | None = None
+    response_format: Literal["b64_json", "url"] | None = None
     output_format: Literal["png"] | None = None
     quality: str | None = None
     style: str | None = None
@@ -73,8 +75,8 @@ class SpectrogramsAsked(Asked):
     sound_prompt: Text
     negative_prompt: str = ""
     negative_sound_prompt: str = ""
-    n: int = Field(1, ge=1, le=64)
-    best: int | None = Field(None, ge=1, le=64)
+    n: Count | None = 1
+    best: Count | None = None
     seed: Seed = 0
     steps: Steps = None
     guidance: Guidance = None
@@ -106,7 +108,7 @@ class TranscriptionAsked(Asked):
 
     file: bytes = Field(exclude=True, repr=False)
     response_format: Literal["json", "text", "verbose_json", "srt", "vtt"] = "json"
-    language: Text | None = None
+    language: Name | None = None
     prompt: Literal[""] = ""
     temperature: float = Field(0, ge=0, le=0)
     timestamp_granularities: list[Literal["segment"]] = ["segment"]
@@ -141,12 +143,12 @@ class TextSearchAsked(Asked):
     """
 
     text: Text | None = None
-    sample: Text | None = None
+    sample: Name | None = None
     k: int = Field(10, ge=1, le=1000)
-    within: str | None = None
-    pooling: str | None = None
+    within: Name | None = None
+    pooling: Name | None = None
     windows: bool = False
-    where: list[str] = []
+    where: list[Name] = Field([], max_length=100)
 
 
 class SearchAsked(TextSearchAsked):
@@ -167,8 +169,8 @@ class StoryAsked(Asked):
     guidance: Guidance = None
     size: str | None = Field(None, pattern=r"^(auto|[1-9]\d{0,4}x[1-9]\d{0,4})$")
     length_s: float | None = Field(None, gt=0, le=120)
-    audio_model: str | None = None
-    caption_model: str | None = None
+    audio_model: Name | None = None
+    caption_model: Name | None = None
 
 
 Body = dict[str, Any]

@@ -1,11 +1,12 @@
 """What clients send as text and files, and what is sent to them: base64, pictures, sounds, MP4."""
 
+import asyncio
 import base64
 import io
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from fractions import Fraction
-from typing import Any
+from typing import Any, TypeVar
 
 import av
 import numpy as np
@@ -16,6 +17,8 @@ from mmray.generation.base import RequestError
 from mmray.pipelines.serving.refusals import wrong
 
 FPS = 25
+UNPACKING = asyncio.Semaphore(2)
+Made = TypeVar("Made")
 
 
 def base64_of(data: bytes) -> str:
@@ -23,10 +26,16 @@ def base64_of(data: bytes) -> str:
     return base64.b64encode(data).decode()
 
 
-def picture_of(data: bytes, field: str) -> npt.NDArray[np.uint8]:
+async def unpacked(read: Callable[..., Made], *arguments: Any) -> Made:
+    """Read a file in a thread; few at once, for a small file can hold a large picture."""
+    async with UNPACKING:
+        return await asyncio.to_thread(read, *arguments)
+
+
+def picture_of(data: bytes, field: str, most_pixels: int) -> npt.NDArray[np.uint8]:
     """Return the picture of a file, upright, uint8 RGB (height, width, 3); a Refusal where it is none."""
     with refused(field):
-        return files.picture_of(data, field)
+        return files.picture_of(data, field, most_pixels)
 
 
 def bytes_of(text: str, field: str) -> bytes:

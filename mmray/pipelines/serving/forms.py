@@ -8,6 +8,7 @@ from pydantic import ValidationError
 from mmray.pipelines.serving.asked import Asked
 from mmray.pipelines.serving.refusals import invalid, wrong
 
+FORMS = ("multipart/form-data", "application/x-www-form-urlencoded")
 FILES, FIELDS = 4, 2000  # of one form at most
 
 
@@ -21,6 +22,8 @@ def body(kind: type[Asked], **fields: Any) -> Any:
 
 async def filled(request: Request, kind: type[Asked], lists: tuple[str, ...] = ()) -> Any:
     """Read a form into a body of a kind; its files as bytes, and ``name[]`` like ``name``."""
+    if request.headers.get("content-type", "").partition(";")[0] not in FORMS:
+        raise wrong("body", "is no form: send multipart/form-data")
     async with request.form(max_files=FILES, max_fields=FIELDS) as sent:
         fields: dict[str, Any] = {}
         for name in dict.fromkeys(name.removesuffix("[]") for name in sent):

@@ -6,10 +6,12 @@ import uuid
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
+from prometheus_client import CollectorRegistry, Gauge, generate_latest
 from ray.serve.handle import DeploymentHandle
 
 from mmray.pipelines.serving import settings
 from mmray.pipelines.serving.asked import Asked, Body
+from mmray.pipelines.serving.counts import Asking
 from mmray.pipelines.serving.making import Maker
 from mmray.pipelines.serving.models import Models
 from mmray.pipelines.serving.refusals import Refusal, described
@@ -64,15 +66,18 @@ class JobServer:
         limits: Limits,
         allowed: settings.Jobs,
     ) -> None:
-        self._models, self._limits, self._allowed = Models(about, handles), limits, allowed
+        self._registry = CollectorRegistry()
+        self._kept = Gauge("mmray_jobs", "Jobs that are kept", ["status"], registry=self._registry)
+        self._models = Models(about, handles, Asking(self._registry, "mmray_job_model"))
+        self._limits, self._allowed = limits, allowed
         self._jobs: dict[str, Job] = {}
         self._slots = asyncio.Semaphore(allowed.running)
 
-    async def start(self, maker: Maker, body: Asked, route: str, owner: str) -> Body:
-        """Begin a job; a Refusal where too many wait already."""
+    async def start(self, maker: Maker, body: Asked, route: str, owner: str) -> Body | Refusal:
+        """Begin a job; a Refusal where too many wait already. (Serve logs what is raised as a fault.)"""
         self._forget()
         if self._unfinished() >= self._allowed.running + self._allowed.waiting:
-            raise Refusal(503, "queue_full", "too many jobs are waiting; come again", None, 10)
+            return Refusal(503, "queue_full", "too many jobs are waiting; come again", None, 10)
         job = Job(route, owner)
         self._jobs[job.id] = job
         job.task = asyncio.create_task(self._run(job, maker, body))
@@ -108,24 +113,25 @@ class JobServer:
             del self._jobs[job.id]
             size_bytes, count = size_bytes - job.size_bytes, count - 1
 
-    def _own(self, number: str, owner: str) -> Job:
+    def _own(self, number: str, owner: str) -> Job | None:
         job = self._jobs.get(number)
-        if job is None or job.owner != owner:
-            raise Refusal(404, "job_not_found", f"there is no job {number}: it was dropped, or its server died", "id")
-        return job
+        return job if job is not None and job.owner == owner else None
 
     async def all(self, owner: str) -> list[Body]:
         """Return the jobs of a key, the newest first, without their results."""
         own = [job for job in self._jobs.values() if job.owner == owner]
         return [job.told(whole=False) for job in reversed(own)]
 
-    async def one(self, number: str, owner: str) -> Body:
+    async def one(self, number: str, owner: str) -> Body | Refusal:
         """Return one job."""
-        return self._own(number, owner).told()
+        job = self._own(number, owner)
+        return missing(number) if job is None else job.told()
 
-    async def end(self, number: str, owner: str) -> Body:
+    async def end(self, number: str, owner: str) -> Body | Refusal:
         """Cancel a job, or forget one that is over."""
         job = self._own(number, owner)
+        if job is None:
+            return missing(number)
         if job.status in OVER:
             del self._jobs[job.id]
         elif job.task is not None:
@@ -136,6 +142,8 @@ class JobServer:
     async def events(self, number: str, owner: str) -> AsyncIterator[tuple[str, Body]]:
         """Yield how far a job is, whenever that changes, and at last the job itself; ("", {}) in long silence."""
         job = self._own(number, owner)
+        if job is None:  # forgotten since somebody asked for it
+            return
         while job.status not in OVER:
             changed = job.changed
             yield "progress", {"status": job.status, "done": job.done, "total": job.total}
@@ -149,6 +157,18 @@ class JobServer:
     async def idle(self) -> bool:
         """Tell whether nothing is left to do."""
         return self._unfinished() == 0
+
+    async def figures(self) -> bytes:
+        """Return what Prometheus is told of jobs."""
+        statuses = [job.status for job in self._jobs.values()]
+        for status in ("queued", "running", *OVER):
+            self._kept.labels(status).set(statuses.count(status))
+        return generate_latest(self._registry)
+
+
+def missing(number: str) -> Refusal:
+    """Return the refusal of a job that is not there, or not the caller's."""
+    return Refusal(404, "job_not_found", f"there is no job {number}: it was dropped, or its server died", "id")
 
 
 def _texts(value: Any) -> list[str]:

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -26,24 +26,25 @@ from mmray.pipelines.serving.settings import Limits
 Maker = Callable[[Models, Limits, Any, Tell | None], Awaitable[Body]]
 OUTSIDE = {"width_px": "size", "height_px": "size"}  # what a field of a generator is called by clients
 SEEDS = 2**32
+WORDS = ("prompt", "sound_prompt", "negative_prompt", "negative_sound_prompt", "imprint_text", "text", "template")
 
 
-def built(kind: type[Request], values: Mapping[str, Any]) -> Any:
-    """Return a generator's request; a Refusal that names the client's field where it cannot be."""
+def built(kind: type[Request], values: Mapping[str, Any], named: Collection[str] = ()) -> Any:
+    """Return a generator's request; a Refusal that names the client's field (of ``named``) where it cannot be."""
     try:
         return kind(**{name: value for name, value in values.items() if value is not None})
     except ValidationError as error:
         problem = error.errors()[0]
-        words = problem["msg"].removeprefix("Value error, ")
+        words = problem["msg"].removeprefix("Value error, ").removeprefix("Input ")
         words = "is nothing that this model can heed" if problem["type"] == "extra_forbidden" else words
-        field = str(problem["loc"][0]) if problem["loc"] else words.partition(":")[0].partition(",")[0]
-        raise wrong(OUTSIDE.get(field, field), words) from error
+        field = str(problem["loc"][0]) if problem["loc"] else words.split()[0].strip(":,")
+        raise wrong(field if field in named else OUTSIDE.get(field, field), words) from error
 
 
 def seeded(kind: type[Request], body: Any, values: Mapping[str, Any]) -> list[Any]:
     """Return the n requests of a body, each with a seed of its own."""
-    first = built(kind, {**values, "seed": body.seed})
-    others = [(body.seed + number) % SEEDS for number in range(1, getattr(body, "n", 1))]
+    first = built(kind, {**values, "seed": body.seed}, type(body).model_fields)
+    others = [(body.seed + number) % SEEDS for number in range(1, getattr(body, "n", None) or 1)]
     return [first, *(first.model_copy(update={"seed": seed}) for seed in others)]
 
 
@@ -54,7 +55,7 @@ def sides(size: str | None, limits: Limits) -> dict[str, int]:
     assert size is not None
     width, height = map(int, size.split("x"))
     if max(width, height) > limits.side_px:
-        raise wrong("size", f"is {size}, and sides are at most {limits.side_px} px here")
+        raise wrong("size", f"is {size}, and sides are at most {limits.side_px} px here", "limit_exceeded")
     return {"width_px": width, "height_px": height}
 
 
@@ -64,7 +65,7 @@ def within(limits: Limits, body: asked.Asked) -> None:
     for field, limit in most.items():
         if (value := getattr(body, field, None)) is not None and value > limit:
             raise wrong(field, f"is {value:g}, and at most {limit:g} here", "limit_exceeded")
-    for field in ("prompt", "sound_prompt", "negative_prompt", "negative_sound_prompt", "imprint_text", "text"):
+    for field in WORDS:
         if len(getattr(body, field, None) or "") > limits.prompt_chars:
             raise wrong(field, f"has more than {limits.prompt_chars} characters", "limit_exceeded")
     if (getattr(body, "width_px", None) or 0) > limits.side_px:
@@ -77,12 +78,14 @@ async def images(models: Models, limits: Limits, body: asked.ImagesAsked, tell: 
     values: dict[str, Any] = {"prompt": body.prompt, "negative_prompt": body.negative_prompt or None}
     values |= {"steps": body.steps, "guidance": body.guidance, **sides(body.size, limits)}
     if isinstance(body, asked.EditAsked):
-        picture = await asyncio.to_thread(coding.picture_of, body.image, "image")
+        picture = await coding.unpacked(coding.picture_of, body.image, "image", limits.media_pixels)
         if "width_px" not in values and max(picture.shape) > limits.side_px:
             raise wrong("image", f"has sides of over {limits.side_px} px; give a size that it is scaled to")
         values |= {"image": picture, "strength": body.strength}
     found = await chosen(models, name, seeded(_request(models, name), body, values), body, tell)
-    data = await asyncio.to_thread(lambda: [{"b64_json": _png(one), **_about(one, seed)} for one, seed in found])
+    data = await asyncio.to_thread(
+        lambda: [{**_shown(one, body.response_format), **_about(one, seed)} for one, seed in found]
+    )
     return {"created": int(time.time()), "data": data, "output_format": "png"}
 
 
@@ -123,6 +126,10 @@ def _about(one: Result, seed: int) -> Body:
     return {"seed": seed, "scores": dict(one.scores)}
 
 
+def _shown(one: Result, form: str | None) -> Body:
+    return {"url": f"data:image/png;base64,{_png(one)}"} if form == "url" else {"b64_json": _png(one)}
+
+
 def _png(one: Result) -> str:
     assert one.picture is not None
     return base64_of(files.png(one.picture))
@@ -153,12 +160,13 @@ def _seconds(one: Result) -> float:
 
 async def spectrograms(models: Models, limits: Limits, body: asked.SpectrogramsAsked, tell: Tell | None) -> Body:
     """Make images that sound."""
-    del limits
     name = models.name("spectrogram", body.model)
     values = body.model_dump(exclude={"model", "background", "user", "n", "seed", "best", "imprint"})
+    if body.steps is None:
+        values["steps"] = min(SpectrogramRequest.model_fields["steps"].default, limits.steps)
     if body.imprint is not None:
         data = coding.bytes_of(body.imprint, "imprint")
-        values["imprint"] = await asyncio.to_thread(coding.imprint_of, data, "imprint", body.width_px)
+        values["imprint"] = await coding.unpacked(coding.imprint_of, data, "imprint", body.width_px)
     found = await chosen(models, name, seeded(SpectrogramRequest, body, values), body, tell)
     made = await asyncio.to_thread(
         lambda: [
@@ -178,9 +186,8 @@ async def spectrograms(models: Models, limits: Limits, body: asked.SpectrogramsA
 
 async def captions(models: Models, limits: Limits, body: asked.CaptionAsked, tell: Tell | None) -> Body:
     """Describe a picture."""
-    del limits
     name = models.name("caption", body.model)
-    picture = await asyncio.to_thread(coding.picture_of, body.image, "image")
+    picture = await coding.unpacked(coding.picture_of, body.image, "image", limits.media_pixels)
     (found,) = await models.made(name, [built(CaptionRequest, {"image": picture, "prompt": body.prompt})], tell)
     return {"data": [{"text": found.text}], "model": name}
 

@@ -10,6 +10,7 @@ from ray.serve.handle import DeploymentHandle
 
 from mmray.config import nearest
 from mmray.generation.base import Result
+from mmray.pipelines.serving.counts import Asking
 from mmray.pipelines.serving.refusals import Refusal, described
 from mmray.pipelines.serving.replica import first_refusal
 from mmray.pipelines.serving.served import Kind
@@ -20,9 +21,11 @@ Tell = Callable[[int, int], None]  # steps done, steps in all
 class Models:
     """Handles of all models; ``about`` is what /v1/models says of each."""
 
-    def __init__(self, about: Mapping[str, Mapping[str, Any]], handles: Mapping[str, DeploymentHandle[Any]]) -> None:
+    def __init__(
+        self, about: Mapping[str, Mapping[str, Any]], handles: Mapping[str, DeploymentHandle[Any]], asking: Asking
+    ) -> None:
         self.about = about
-        self._handles = handles
+        self._handles, self._asking = handles, asking
 
     def serves(self, kind: Kind) -> bool:
         """Tell whether there is a model of a kind."""
@@ -46,16 +49,17 @@ class Models:
         handle = self._handles[name]
         if self.about[name]["pool"] is not None:
             handle = handle.options(multiplexed_model_id=name)
-        try:
-            if tell is None:
-                found = await handle.remote(requests)
-            else:
-                found = await self._told(handle, requests, tell)
-        except (RayError, RayServeException) as error:
-            if isinstance(error, asyncio.CancelledError):
-                raise
-            raise described(error) from error
-        first_refusal(found)
+        with self._asking.one(name):
+            try:
+                if tell is None:
+                    found = await handle.remote(requests)
+                else:
+                    found = await self._told(handle, requests, tell)
+            except (RayError, RayServeException) as error:
+                if isinstance(error, asyncio.CancelledError):
+                    raise
+                raise described(error) from error
+            first_refusal(found)
         return list(found)
 
     async def _told(self, handle: DeploymentHandle[Any], requests: Sequence[Any], tell: Tell) -> list[Any]:

@@ -134,9 +134,10 @@ class Reading:
                 for feed in feeds:
                     feed.close()
         tables: list[pa.Table | None] = [None] * len(self._tasks)
-        failed = [one for one in work.finished if one.outcome is not None and one.outcome.status == "failed"]
-        if len(failed) == len(work.finished) and failed and failed[0].outcome and failed[0].outcome.reason:
-            raise RequestError(medium.field, f"{failed[0].outcome.reason}: {failed[0].outcome.detail}")
+        outcomes = [one.outcome for one in work.finished if one.outcome is not None]
+        if outcomes and all(one.status in ("failed", "skipped") for one in outcomes):
+            worst = next((one for one in outcomes if one.status == "failed"), outcomes[0])
+            raise RequestError(medium.field, f"{worst.reason}: {worst.detail}")
         for one in work.finished:
             tables[one.task] = one.tables[0] if one.tables else None
         return tables, duration_s

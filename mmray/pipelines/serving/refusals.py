@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import ray
-from fastapi import FastAPI, Request
+from fastapi import APIRouter, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel
@@ -16,6 +16,7 @@ from starlette.routing import Match, Route
 log = logging.getLogger(__name__)
 
 WRONG, SERVER, RATE, KEY = "invalid_request_error", "server_error", "rate_limit_error", "authentication_error"
+PLACES = ("body", "query", "path")  # where FastAPI found a field
 AGAIN_S = 2  # when those may come again who found the queue full
 
 
@@ -63,18 +64,18 @@ def kind(status: int) -> str:
 
 
 def wrong(param: str, message: str, code: str = "invalid_value") -> Refusal:
-    """Return the refusal of a request for one of its fields."""
-    return Refusal(400, code, message, param)
+    """Return the refusal of a request for one of its fields; clients show the message alone, so it names the field."""
+    return Refusal(400, code, message if message.startswith(param) else f"{param}: {message}", param)
 
 
 def invalid(problems: Sequence[Any]) -> Refusal:
-    """Return the refusal of what pydantic says is wrong with a request: the first of it, with the field's name."""
-    problem = problems[0]
-    place = [part for part in problem["loc"] if part not in ("body", "query", "path")]
-    field = str(place[0]) if place else "body"
-    if problem["type"] == "extra_forbidden":
-        return wrong(field, "there is no such field", "unknown_field")
-    return wrong(field, problem["msg"].removeprefix("Value error, "))
+    """Return the refusal of what pydantic says is wrong with a request: all it says of the first field."""
+    fields = [next((str(part)[:100] for part in one["loc"] if part not in PLACES), "body") for one in problems]
+    if problems[0]["type"] == "extra_forbidden":
+        return wrong(fields[0], "there is no such field", "unknown_field")
+    said = [one["msg"] for one, field in zip(problems, fields, strict=True) if field == fields[0]]
+    words = [one.removeprefix("Value error, ").removeprefix("Input ") for one in dict.fromkeys(said)]
+    return wrong(fields[0], ", or ".join(words[:4]))
 
 
 def described(error: BaseException) -> Refusal:
@@ -97,8 +98,8 @@ def described(error: BaseException) -> Refusal:
     return Refusal(500, "internal_error", "this is a fault of the server; its log says more")
 
 
-def install(app: FastAPI) -> None:
-    """Give all errors of an application this shape."""
+def install(app: FastAPI, routers: Sequence[APIRouter]) -> None:
+    """Give all errors of an application this shape; ``routers``: all of its routes."""
 
     @app.exception_handler(Refusal)
     async def refused(_: Request, error: Refusal) -> JSONResponse:
@@ -108,7 +109,9 @@ def install(app: FastAPI) -> None:
     async def unfit(_: Request, error: RequestValidationError) -> JSONResponse:
         problem = error.errors()[0]
         if problem["type"] == "json_invalid":
-            return wrong("body", f"the body is not JSON: {problem['ctx']['error']}", "invalid_json").response
+            return wrong("body", f"is not JSON: {problem['ctx']['error']}", "invalid_json").response
+        if problem["type"] == "model_attributes_type":
+            return wrong("body", "is no JSON object with Content-Type: application/json").response
         return invalid(error.errors()).response
 
     @app.exception_handler(HTTPException)
@@ -118,19 +121,11 @@ def install(app: FastAPI) -> None:
         answer = Refusal(error.status_code, code, message).response
         answer.headers.update(error.headers or {})
         if error.status_code == 405:
-            answer.headers["Allow"] = ", ".join(sorted(_methods(app, request)))
+            routes = [one for router in routers for one in router.routes if isinstance(one, Route)]
+            found = [one for one in routes if one.matches(request.scope)[0] is not Match.NONE]
+            answer.headers["Allow"] = ", ".join(sorted({method for one in found for method in one.methods or ()}))
         return answer
 
     @app.exception_handler(Exception)
     async def failed(_: Request, error: Exception) -> JSONResponse:
         return described(error).response
-
-
-def _methods(app: FastAPI, request: Request) -> set[str]:
-    """Return the methods of all routes with the path of a request."""
-    return {
-        method
-        for route in app.routes
-        if isinstance(route, Route) and route.matches(request.scope)[0] is not Match.NONE
-        for method in route.methods or ()
-    }

@@ -64,13 +64,16 @@ async def answer(request: Request, maker: Maker, body: Asked) -> JSONResponse:
 
 
 async def told(call: Any) -> Any:
-    """Return what another deployment says, or raise the Refusal that it raised."""
+    """Return what another deployment says, or raise the Refusal that it gives."""
     try:
-        return await call
+        found = await call
     except (RayError, RayServeException) as error:
         if isinstance(error, asyncio.CancelledError):
             raise
         raise described(error) from error
+    if isinstance(found, Refusal):
+        raise found
+    return found
 
 
 @work.post("/images/generations", responses=gives(answers.Pictures, later=True))
@@ -154,7 +157,7 @@ async def search(request: Request) -> Response:
         try:
             fields = json.loads(await request.body())
         except ValueError as error:
-            raise wrong("body", f"the body is not JSON: {error}", "invalid_json") from error
+            raise wrong("body", f"is not JSON: {error}", "invalid_json") from error
         if not isinstance(fields, dict):
             raise wrong("body", "must be an object")
         if uploads := {"image", "audio"} & set(fields):
@@ -238,8 +241,11 @@ async def ready(request: Request) -> Response:
 
 @inside.get("/metrics", response_class=Response, responses=gives(text="text/plain"))
 async def metrics(request: Request) -> Response:
-    """Tell Prometheus what was answered."""
-    return Response(generate_latest(endpoint(request).counts.registry), media_type=CONTENT_TYPE_LATEST)
+    """Tell Prometheus what was answered, and how models and jobs fare."""
+    server = endpoint(request)
+    return Response(
+        generate_latest(server.registry) + await told(server.jobs.figures.remote()), media_type=CONTENT_TYPE_LATEST
+    )
 
 
 @outside.get("/", include_in_schema=False)

@@ -37,8 +37,8 @@ class Replicas(Part):
 class Limits(Part):
     """The most that one request may ask for.
 
-    ``length_s``: of a sound to make; ``media_s``: of an upload; ``seconds``: how long a client that waits is kept
-    waiting.
+    ``length_s``: of a sound to make; ``media_s``, ``media_pixels``: of an upload; ``seconds``: how long a client may
+    take to send a body, and how long it is then kept waiting.
     """
 
     prompt_chars: int = Field(2000, ge=1)
@@ -47,6 +47,7 @@ class Limits(Part):
     n: int = Field(8, ge=1, le=64)
     length_s: float = Field(30, gt=0, le=120)
     media_s: float = Field(600, gt=0)
+    media_pixels: int = Field(25_000_000, ge=64 * 64, le=64_000_000)
     texts: int = Field(256, ge=1, le=2048)
     upload_bytes: int = Field(25 * 2**20, ge=1024, le=2**31)
     seconds: float = Field(300, gt=0)

@@ -1,6 +1,5 @@
 """What the routes answer that look at something: embeddings, transcripts, labels, classes, neighbours."""
 
-import asyncio
 import zlib
 from typing import Any
 
@@ -90,11 +89,11 @@ async def scores(models: Models, limits: Limits, body: asked.ScoresAsked, tell: 
         )
     medium: Body
     try:
-        medium = {"image": await asyncio.to_thread(coding.picture_of, body.file, "file")}
+        medium = {"image": await coding.unpacked(coding.picture_of, body.file, "file", limits.media_pixels)}
     except Refusal as refusal:
         if refusal.code != "invalid_file":
             raise
-        sound, rate_hz = await asyncio.to_thread(coding.sound_of, body.file, "file", limits.media_s)
+        sound, rate_hz = await coding.unpacked(coding.sound_of, body.file, "file", limits.media_s)
         medium = {"sound": sound, "rate_hz": rate_hz}
     request = built(LabelsRequest, {**medium, "labels": tuple(body.labels), "template": body.template})
     (found,) = await models.made(name, [request], tell)
