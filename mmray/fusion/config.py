@@ -103,6 +103,8 @@ class Row(Part):
     def _fits(self) -> Self:
         if (self.fusion == "single") != (len(self.embeddings) == 1):
             raise ValueError(f"fusion {self.fusion!r} does not fit {len(self.embeddings)} embedding(s)")
+        if len(set(self.embeddings)) < len(self.embeddings):
+            raise ValueError("embeddings: one stands there twice")
         if isinstance(self.classifier, tuple) and (
             self.fusion != "late" or len(self.classifier) != len(self.embeddings)
         ):
@@ -124,6 +126,16 @@ class SplitRule(Part):
     folds: int = Field(5, ge=2, le=100)
     test_fraction: float | None = Field(None, gt=0, le=0.5)  # one random split of this size instead of folds
     leaks: Literal["warn", "error"] = "warn"
+
+    @model_validator(mode="after")
+    def _one_split(self) -> Self:
+        if self.test_fraction is not None:
+            # Of pairs each input may have a split of its own.
+            if self.split == "given" and not getattr(self, "pair_on", None):
+                raise ValueError(f"test_fraction: the column {self.split_column!r} says who is tested; leave one out")
+            if "folds" in self.model_fields_set:
+                raise ValueError("test_fraction: one split instead of folds; leave one of them out")
+        return self
 
 
 class StudyConfig(SplitRule):

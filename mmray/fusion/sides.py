@@ -13,6 +13,8 @@ from mmray.fusion.config import SplitRule, StudyConfig
 from mmray.fusion.dataset import Content, Dataset, Mask
 from mmray.fusion.labels import Labels
 
+LISTED = 5  # names of classes in a note
+
 
 @dataclass(frozen=True)
 class Material:
@@ -58,14 +60,19 @@ def sides(embeddings: Sequence[str], labels: str, seed: int, config: SplitRule, 
     places = np.flatnonzero(taking)
     counts = Counter(values[place] for place in places)
     alone = {value for value, count in counts.items() if count < 2}
-    notes += tuple(f"class {value!r} has a single sample; it is left out" for value in sorted(map(str, alone)))
+    notes += _said(len(alone), f"class(es) of a single sample are left out ({_listed(sorted(map(str, alone)))})")
     places = np.array([place for place in places if values[place] not in alone], np.int64)
     names = tuple(sorted({str(values[place]) for place in places}))
     classes = np.array([names.index(str(values[place])) for place in places], np.int64)
     if len(names) < 2:
-        raise ConfigError(f"{what}, labels {labels!r}: fewer than two classes of two samples are left")
+        why = "; ".join(notes) or "as given"
+        raise ConfigError(f"{what}, labels {labels!r}: fewer than two classes of two samples are left ({why})")
     numbers = _folds(classes, places, fixed, seed, config, dataset)
     return _both_sided(Sides(places, classes, numbers, names, notes), f"{what}, labels {labels!r}")
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(map(repr, names[:LISTED])) + (" ..." if len(names) > LISTED else "")
 
 
 def _said(count: int, words: str) -> tuple[str, ...]:

@@ -157,7 +157,7 @@ def test_classes_that_cannot_be_tested_fairly_are_left_out_and_said(make: Make) 
     config, material = make(columns={"label": ["alone", *named[1:]]})
     found = sides.sides(("a",), "given", 0, config, material)
     assert found.names == ("class 0", "class 1", "class 2")
-    assert "class 'alone' has a single sample; it is left out" in found.notes
+    assert "1 class(es) of a single sample are left out ('alone')" in found.notes
     folds = ["1" if one == 2 else str(place % 2 + 1) for place, one in enumerate(CLASSES)]
     config, material = make(columns={"fold": folds}, split="given", split_column="fold")
     found = sides.sides(("a",), "given", 0, config, material)

@@ -121,7 +121,7 @@ def test_each_input_of_a_pair_has_a_split_of_its_own(apart: str, tmp_path: Path)
         spoken |= held
     assert len(spoken) == 5
     two = [{"extractor": "a", "split": "stratified"}, {"extractor": "b", "split": "given"}]
-    assert len(split_of(apart, tmp_path, **{**PAIRS, "inputs": two[:1] + inputs[1:], "folds": 3})[1].folds) == 1
+    assert len(split_of(apart, tmp_path, **{**PAIRS, "inputs": two[:1] + inputs[1:]})[1].folds) == 1
     with pytest.raises(ConfigError, match=r"inputs\.split: only for pairs"):
         split_of(apart, tmp_path, inputs=inputs)
 

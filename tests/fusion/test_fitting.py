@@ -182,7 +182,7 @@ def test_vectors_that_are_no_numbers_and_labels_that_are_missing_are_counted(tmp
     notes = fit_plan.prepare(fitted.config(store, tmp_path / "out")).notes
     assert "a: 2 vectors have NaN or infinity and are left out" in notes
     assert "labels given: 6 samples without a label" in notes
-    assert "class 'only one of these' has a single sample; it is left out" in notes
+    assert "1 class(es) of a single sample are left out ('only one of these')" in notes
 
 
 @pytest.mark.parametrize(
@@ -197,7 +197,7 @@ def test_vectors_that_are_no_numbers_and_labels_that_are_missing_are_counted(tmp
             r"networks\[0\]: no sample has two of left, right; .* `pair_on: label`",
         ),
         (
-            {"inputs": [{"extractor": "a"}, {"extractor": "early"}], "split": "given"},
+            {"inputs": [{"extractor": "a"}, {"extractor": "early"}], "split": "given", "test_fraction": None},
             r"fold 0: no sample of the test part has 'early'",
         ),
         (

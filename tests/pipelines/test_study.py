@@ -36,7 +36,7 @@ def config(tmp_path: Path) -> Write:
     columns["group"] = [str(place // 6) for place in range(60)]
     wide = making.clusters(np.arange(60) % 20, 1000, 5)
     matrices = {"a": making.clusters(CLASSES, 5, 1.0), "b": making.clusters(CLASSES, 4, 1.0, 1), "wide": wide}
-    columns |= {"tags": [["x"]] * 60, "one": ["same"] * 60}
+    columns |= {"tags": [["x"]] * 60, "one": ["same"] * 60, "each": list(range(60))}
     columns["many"] = [f"class {one}" for one in np.arange(60) % 20]
     store = making.store(tmp_path / "store", columns, matrices)
 
@@ -160,6 +160,12 @@ def test_leaks_are_loud_or_an_error(ray_session: None, config: Write) -> None:
         ("rows=[{embeddings: a, classifier: mlp, labels: z}]", r"rows\[0\].labels: there is no 'z'"),
         ("folds=11", "folds: 11 folds need at least as many groups; there are 10"),
         ("inner_folds=7", "inner_folds: 7 folds need at least as many groups; there are 6"),
+        ("test_fraction=0.2", "test_fraction: one split instead of folds; leave one of them out"),
+        (
+            "rows=[{embeddings: [a, a], fusion: late, classifier: mlp}]",
+            r"rows\[0\]: embeddings: one stands there twice",
+        ),
+        ("labels=[{column: each}]", r"fewer than two classes .* \(60 class\(es\) of a single sample are left out"),
         ("seeds=[-1]", r"seeds\[0\]: Input should be greater than or equal to 0"),
         ("seeds=[4294967296]", r"seeds\[0\]: Input should be less than 4294967296"),
         ("timeout_s=.inf", "timeout_s: Input should be less than"),
