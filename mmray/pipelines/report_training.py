@@ -13,15 +13,13 @@ from mmray.report.training_charts import image
 from mmray.tables import ledger
 from mmray.tables.store import open_store
 
-MOST_SHOWN = 8  # errors of each network that have pictures
-
 Key = tuple[str, str]  # input, sample
 
 
 def thumbnails(
     errors: Mapping[str, Sequence[Mapping[str, Any]]], config: TrainConfig, known: Material
 ) -> dict[Key, str]:
-    """Return pictures of the worst errors of each network as data URIs; inputs that are texts or numbers have none."""
+    """Return pictures of wrongly answered samples as data URIs; inputs that are texts or numbers have none."""
     store = open_store(config.store)
     manifest = store.read("manifest.parquet")
     assert manifest is not None
@@ -31,7 +29,7 @@ def thumbnails(
     for one in config.inputs:
         modality = known.modalities[one.as_]
         about = store.read_json("provenance", f"{modality.extractor}.json") or {}
-        wrong = {row[f"sample_id_{one.as_}"] for own in errors.values() for row in own[:MOST_SHOWN]} - {None}
+        wrong = {row[f"sample_id_{one.as_}"] for own in errors.values() for row in own} - {None}
         for sample in sorted(wrong):
             row = rows[sample]
             uri = None if about.get("reads_text") else row.get(about.get("source") or "uri")

@@ -27,11 +27,12 @@ CLOSE = 1e-6  # numbers of ticks that are one: 0.9999 / 0.00002 is not quite 499
 
 
 class Frame(NamedTuple):
-    """Where the axes stand: the ranges, on a log scale or not, and the box in px."""
+    """Where the axes stand: the ranges, on a log scale or not, ticks at whole numbers alone or not, the box in px."""
 
     x: tuple[float, float]
     y: tuple[float, float]
     x_log: bool
+    x_whole: bool
     left: float
     right: float
     top: float
@@ -65,7 +66,8 @@ def line_chart(
     if not flat:
         return f"<p class=soft>{escape(title or y_label)}: nothing to draw.</p>"
     ys = [y for _, y in flat] + [y for own in there.values() for _, *pair in own for y in pair] + list(y_range or ())
-    frame = _frame([x for x, _ in flat], ys, x_log)
+    xs = [x for x, _ in flat]
+    frame = _frame(xs, ys, x_log, whole=all(float(x).is_integer() for x in xs))
     names = list(series)
     drawn = [_band(frame, own, names.index(name)) for name, own in there.items()]
     drawn += [_line(frame, points, names.index(name), name) for name, points in kept.items()]
@@ -127,10 +129,11 @@ def waveform(wave: Matrix, rate_hz: int, *, title: str = "", y_label: str = "amp
         return f"<p class=soft>{escape(title or 'waveform')}: no sound.</p>"
     edges = np.unique(np.linspace(0, len(wave), COLUMNS + 1).astype(int))[:-1]
     low, high = np.minimum.reduceat(wave, edges), np.maximum.reduceat(wave, edges)
-    frame = _frame([0.0, len(wave) / rate_hz], [-1.0, 1.0, float(low.min()), float(high.max())], False)
+    peak = float(np.abs(wave).max())
+    frame = _frame([0.0, len(wave) / rate_hz], [-peak, peak], False)
     spans = zip(edges / rate_hz, low, high, strict=True)
     drawn = _axes(frame, "s", y_label) + _band(frame, [(float(x), float(a), float(b)) for x, a, b in spans], 0, "solid")
-    words = f"{len(wave) / rate_hz:.2f} s of sound; the loudest sample is {np.abs(wave).max():.2f}."
+    words = f"{len(wave) / rate_hz:.2f} s of sound; the loudest sample is {peak:.2f}."
     return _figure(drawn, title or "waveform", words, "", bool(title))
 
 
@@ -171,7 +174,7 @@ def _drawn(point: Sequence[float], x_log: bool) -> bool:
     return math.isfinite(point[0]) and (point[0] > 0 or not x_log)
 
 
-def _frame(xs: Sequence[float], ys: Sequence[float], x_log: bool, exact: bool = False) -> Frame:
+def _frame(xs: Sequence[float], ys: Sequence[float], x_log: bool, exact: bool = False, whole: bool = False) -> Frame:
     """Return axes that hold these numbers; those of y end on round ones unless ``exact``."""
     finite = [y for y in ys if math.isfinite(y)]
     low, high = min(finite), max(finite)
@@ -181,7 +184,7 @@ def _frame(xs: Sequence[float], ys: Sequence[float], x_log: bool, exact: bool = 
         step = (marks := ticks(low, high))[1] - marks[0] if len(ticks(low, high)) > 1 else high - low
         low, high = math.floor(low / step + CLOSE) * step, math.ceil(high / step - CLOSE) * step
     widest = max(len(_number(one)) for one in ticks(low, high))
-    return Frame((min(xs), max(xs)), (low, high), x_log, 24 + LETTER * widest, WIDTH - 12, 10, HEIGHT - 38)
+    return Frame((min(xs), max(xs)), (low, high), x_log, whole, 24 + LETTER * widest, WIDTH - 12, 10, HEIGHT - 38)
 
 
 def _number(value: float) -> str:
@@ -213,7 +216,7 @@ def _axes(frame: Frame, x_label: str, y_label: str, grid: bool = True) -> str:
 def _x_ticks(frame: Frame) -> list[float]:
     low, high = frame.x
     if not frame.x_log:
-        return ticks(low, high, 6)
+        return [x for x in ticks(low, high, 6) if float(x).is_integer() or not frame.x_whole]
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     return [one for one in (10.0**power for power in powers) if low <= one <= high] or [low, high]
 

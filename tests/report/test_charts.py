@@ -42,6 +42,7 @@ def test_a_line_breaks_where_a_number_is_missing_and_keeps_to_the_box() -> None:
     assert "a: 1 at 0, 9 at 4, lowest 1, highest 9" in page
     assert page.count("class='band") == 1
     assert "<b>Loss</b>" in page
+    assert re.findall(r"text-anchor=middle>([\d.]+)<", page) == ["0", "1", "2", "3", "4"]  # epochs are whole
 
 
 def test_names_are_text_and_nothing_is_said() -> None:

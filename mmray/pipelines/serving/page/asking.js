@@ -25,6 +25,14 @@ class Refused extends Error {
   }
 }
 
+// What is wrong, with the field called as the form calls it; the server begins with its own name of it.
+function worded(form, error) {
+  const field = fieldsOf(form).find(one => one.name === error.field);
+  if (!field) return error.message;
+  const own = `${field.name}: `, words = error.message.startsWith(own) ? error.message.slice(own.length) : error.message;
+  return `${field.label}: ${words}`;
+}
+
 async function ask(route, settings = {}) {
   let answer, text;
   try {

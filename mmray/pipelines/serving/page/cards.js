@@ -72,8 +72,7 @@ class Card {
     try { await work(); } catch (error) {
       if (this.stop.signal.aborted) return; // whoever cancelled has said so
       if (!(error instanceof Refused)) throw error;
-      const field = fieldsOf(this.form).find(one => one.name === error.field);
-      this.to("failed", field ? `${field.label}: ${error.message}` : error.message);
+      this.to("failed", worded(this.form, error));
       if (error.status === 401) lock("This key is not one of this server's.");
       else if (error.status === 400 && !this.id) { refused(error); this.remove(); }
     }

@@ -137,24 +137,23 @@ function complaint(field, box) {
   return box.validity.valid ? null : field.hint;
 }
 
-function mark(asked, problem, error) {
+function mark(form, asked, problem, error) {
   for (const box of asked.elements) { box.removeAttribute("aria-invalid"); box.removeAttribute("aria-describedby"); }
-  problem.textContent = error ? error.message : "";
+  problem.textContent = error ? worded(form, error) : "";
   const box = error && error.field && asked.elements[error.field];
   if (!box) return;
-  problem.textContent = `${box.labels[0].firstChild.textContent}: ${error.message}`;
   box.setAttribute("aria-invalid", "true");
   box.setAttribute("aria-describedby", problem.id);
   if (asked.contains(document.activeElement) || document.activeElement === document.body) box.focus();
 }
 
 async function send(form, asked, problem) {
-  mark(asked, problem, null);
+  mark(form, asked, problem, null);
   for (const field of fieldsOf(form)) {
     const box = asked.elements[field.name], message = box.closest("[hidden][data-needs]") ? null : complaint(field, box);
-    if (message) { mark(asked, problem, { field: field.name, message }); return; }
+    if (message) { mark(form, asked, problem, { field: field.name, message }); return; }
   }
   const card = new Card(gathered(form, asked));
   card.root.scrollIntoView({ block: "nearest" });
-  await card.send(error => mark(asked, problem, error));
+  await card.send(error => mark(form, asked, problem, error));
 }
