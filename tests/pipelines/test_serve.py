@@ -1,5 +1,6 @@
 """The endpoint keeps its promises, with tiny random networks behind the real routes, asked by OpenAI's own client."""
 
+import asyncio
 import base64
 import io
 import json
@@ -20,6 +21,8 @@ import polars as pl
 import pytest
 import torch
 from PIL import Image
+from prometheus_client import CollectorRegistry
+from ray import serve
 
 import mmray
 from mmray.errors import ConfigError
@@ -430,6 +433,24 @@ def test_a_client_that_goes_away_stops_its_work(url: str, http: httpx2.Client) -
     began = time.monotonic()
     assert http.post("/v1/images/generations", json={"prompt": "b", "size": "64x64", "steps": 1}).status_code == 200
     assert time.monotonic() - began < 5
+
+
+def test_work_whose_time_is_up_stops(url: str) -> None:
+    from mmray.generation.image import ImageRequest
+    from mmray.pipelines.serving.counts import Asking
+    from mmray.pipelines.serving.models import Models
+
+    handle = serve.get_deployment_handle("tiny", "mmray")
+    models = Models({"sd": {"kind": "image", "pool": "tiny"}}, {"sd": handle}, Asking(CollectorRegistry(), "test"))
+
+    async def ask(steps: int, seconds: float) -> None:
+        asked = [ImageRequest(prompt="a cat", width_px=128, height_px=128, steps=steps) for _ in range(4)]
+        async with asyncio.timeout(seconds):
+            await models.made("sd", asked)
+
+    with pytest.raises(TimeoutError):
+        asyncio.run(ask(400, 1))
+    asyncio.run(ask(1, 5))
 
 
 def test_requests_that_meet_share_a_pass_and_give_what_they_give_alone(http: httpx2.Client) -> None:

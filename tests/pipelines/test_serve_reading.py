@@ -75,7 +75,7 @@ def test_what_nobody_waits_for_ends_and_leaves_no_thread(reading: Reading, clip:
 
 
 def test_what_cannot_be_read_or_is_too_long_is_refused(reading: Reading, clip: bytes) -> None:
-    with pytest.raises(RequestError, match="^file: "):
+    with pytest.raises(RequestError, match=r"^file: "):
         read(reading, Medium(b"no medium", 60), "words do not make up for it")
     with pytest.raises(RequestError, match=r"file: lasts . s, and at most 0\.5 s are read"):
         read(reading, Medium(clip, 0.5))

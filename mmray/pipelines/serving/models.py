@@ -51,30 +51,36 @@ class Models:
             handle = handle.options(multiplexed_model_id=name)
         with self._asking.one(name):
             try:
-                if tell is None:
-                    found = await handle.remote(requests)
-                else:
-                    found = await self._told(handle, requests, tell)
+                found = await (_got(handle, requests) if tell is None else _told(handle, requests, tell))
             except (RayError, RayServeException) as error:
                 if isinstance(error, asyncio.CancelledError):
                     raise
                 raise described(error) from error
             first_refusal(found)
-        return list(found)
-
-    async def _told(self, handle: DeploymentHandle[Any], requests: Sequence[Any], tell: Tell) -> list[Any]:
-        found: list[Any] = []
-        parts: Any = handle.options(stream=True).stream.remote(requests)
-        try:
-            async for part in parts:
-                if isinstance(part, tuple):
-                    tell(*part)
-                else:
-                    found = part
-        finally:
-            parts.cancel()  # Serve does so by itself for a call, not for a stream
         return found
 
     async def made(self, name: str, requests: Sequence[Any], tell: Tell | None = None) -> list[Result]:
         """Return what a generator makes of all requests."""
         return await self.ask(name, requests, tell)
+
+
+async def _got(handle: DeploymentHandle[Any], requests: Sequence[Any]) -> list[Any]:
+    call: Any = handle.remote(requests)
+    try:
+        return list(await call)
+    finally:
+        call.cancel()  # Serve does so by itself where a client goes away, not where its time is up
+
+
+async def _told(handle: DeploymentHandle[Any], requests: Sequence[Any], tell: Tell) -> list[Any]:
+    found: list[Any] = []
+    parts: Any = handle.options(stream=True).stream.remote(requests)
+    try:
+        async for part in parts:
+            if isinstance(part, tuple):
+                tell(*part)
+            else:
+                found = part
+    finally:
+        parts.cancel()
+    return found

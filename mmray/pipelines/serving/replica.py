@@ -6,6 +6,7 @@ import logging
 import os
 import threading
 from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from typing import Any
 
 from ray import serve
@@ -13,6 +14,7 @@ from ray import serve
 from mmray.generation.base import RequestError
 from mmray.models.torch_setup import gpu_is_lost
 from mmray.pipelines.serving.refusals import Refusal, wrong
+from mmray.pipelines.serving.room import Room
 from mmray.pipelines.serving.served import Loader
 
 log = logging.getLogger(__name__)
@@ -125,17 +127,27 @@ class ModelPool:
 
         # Only what is decorated here can have a number of its own.
         self._model: Any = serve.multiplexed(max_num_models_per_replica=fit)(load)
+        self._room = Room(fit)
+
+    @asynccontextmanager
+    async def _held(self) -> AsyncIterator[Model]:
+        """Load the model that this call is for where it is not, and keep it."""
+        name = serve.get_multiplexed_model_id()
+        async with self._room.of(name):
+            for other in [*self._room.working]:  # now that which was asked longest ago is none of those
+                await self._model(other)
+            yield await self._model(name)
 
     async def __call__(self, requests: Sequence[Any]) -> list[Any]:
         """Return the results of some requests to a model."""
-        model: Model = await self._model(serve.get_multiplexed_model_id())
-        return await model(requests)
+        async with self._held() as model:
+            return await model(requests)
 
     async def stream(self, requests: Sequence[Any]) -> AsyncIterator[Steps | list[Any]]:
         """Yield how far the work is, and at last the results."""
-        model: Model = await self._model(serve.get_multiplexed_model_id())
-        async for part in model.stream(requests):
-            yield part
+        async with self._held() as model:
+            async for part in model.stream(requests):
+                yield part
 
 
 def _loaded(model: tuple[Loader, int, float], device: str) -> Model:
