@@ -21,7 +21,7 @@ from sklearn.svm import SVC, LinearSVC
 
 from mmray.fusion import labels
 from mmray.fusion.config import Embedding
-from mmray.fusion.dataset import Block
+from mmray.fusion.dataset import FAR, Block
 
 Places = npt.NDArray[np.int64]
 Matrix = npt.NDArray[np.float32]
@@ -105,7 +105,8 @@ def _scaled(block: Block, seen: Places) -> Numbers:
 
     def read(places: Places) -> Matrix:
         there = block.present[places]
-        return np.where(there[:, None], (matrix[places] - middle) * scale, 0).astype(np.float32)
+        values = np.clip((matrix[places] - middle) * scale, -FAR, FAR)
+        return np.where(there[:, None], values, 0).astype(np.float32)
 
     return read
 

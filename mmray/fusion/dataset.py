@@ -21,6 +21,7 @@ from mmray.tables import features, ledger, windows
 from mmray.tables.store import Store, open_store
 
 Mask = npt.NDArray[np.bool_]
+FAR = 1e6  # deviations from the mean: farther out, squares in float32 soon are no numbers any more
 Content = tuple[bytes | None, ...]  # digests of what a sample has of some embeddings
 
 

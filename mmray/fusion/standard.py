@@ -5,6 +5,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from mmray.fusion.dataset import FAR
+
 
 class Standard(nn.Module):
     """Columns with mean 0 and deviation 1 over the rows it was fitted on; columns that are constant there become 0."""
@@ -31,5 +33,5 @@ class Standard(nn.Module):
         return torch.where(self.rate > 0, 1 / self.rate, 0)
 
     def forward(self, matrix: Tensor) -> Tensor:
-        """Standardise (n, dim)."""
-        return (matrix - self.mean) * self.rate
+        """Standardise (n, dim); what is farther out than FAR stands there."""
+        return ((matrix - self.mean) * self.rate).clamp(-FAR, FAR)

@@ -238,3 +238,11 @@ def test_real_digits_are_learnt_from_their_waveform(test_data: Path) -> None:
     windows, classes = recordings(folder, (1, 6, 8), range(5))
     found = network(encoder(windows, torch.ones(windows.shape[:2], dtype=torch.bool))).argmax(1)
     assert (found == classes).float().mean() >= 0.9
+
+
+def test_a_vector_out_of_all_measure_is_answered_with_numbers() -> None:
+    encoder = encoders.make(encoders.Mlp(hidden=(4,)), 3).eval()
+    windows = torch.randn(20, 1, 3, generator=torch.Generator().manual_seed(0))
+    there = torch.ones(20, 1, dtype=torch.bool)
+    encoder.fit(windows, there)
+    assert torch.isfinite(encoder(torch.full((2, 1, 3), 3e38), there[:2])).all()
