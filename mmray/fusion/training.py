@@ -115,7 +115,8 @@ class Training(SplitRule):
     """What every kind of training reads.
 
     ``where``: only samples with these values in columns of the manifest. ``validation``: the share of the train part
-    that says when to stop and fits the temperature, chosen by ``validation_by``.
+    that says when to stop and fits the temperature, chosen by ``validation_by``: one of so many equal parts, as near as
+    that comes (0.03 is one of 33).
     """
 
     out: str
