@@ -26,6 +26,7 @@ from mmray.pipelines.serving.settings import ModelEntry, Pool, ServeConfig, key_
 NAME = "mmray"  # of the application
 JOBS = "jobs"
 STOPPING: dict[str, Any] = {"graceful_shutdown_wait_loop_s": 0.2}  # how often a replica looks whether it is idle
+STUCK = 4  # times what a client is kept waiting: after so long without a step a pass hangs
 # What holds requests while models work.
 LIGHT: dict[str, Any] = {"max_ongoing_requests": 10_000, "ray_actor_options": {"num_cpus": 0}, **STOPPING}
 
@@ -101,7 +102,7 @@ def _model(one: Served, config: ServeConfig) -> serve.Application:
     deployment: Any = serve.deployment(Model)
     options = _options(one.entry, one.batch, config)
     bound: serve.Application = deployment.options(name=one.as_, **options).bind(
-        one.loader, one.batch, one.entry.wait_ms, _device(one.entry.gpus)
+        one.loader, one.batch, one.entry.wait_ms, _device(one.entry.gpus), STUCK * config.limits.seconds
     )
     return bound
 
@@ -113,7 +114,9 @@ def _pool(name: str, models: list[Served], config: ServeConfig) -> serve.Applica
     deployment: Any = serve.deployment(ModelPool)
     options = _options(pool, sum(one.batch for one in models), config)
     fit = fitting(pool, models, f"pools.{name}")
-    bound: serve.Application = deployment.options(name=name, **options).bind(known, fit, _device(pool.gpus))
+    bound: serve.Application = deployment.options(name=name, **options).bind(
+        known, fit, _device(pool.gpus), STUCK * config.limits.seconds
+    )
     return bound
 
 

@@ -5,9 +5,11 @@ import gc
 import logging
 import os
 import threading
+import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
+from weakref import WeakSet
 
 from ray import serve
 
@@ -37,10 +39,15 @@ class Work:
 
 
 class Model:
-    """A loaded model. A call is one or several requests, whose results come in order; each may be a RequestError."""
+    """A loaded model. A call is one or several requests, whose results come in order; each may be a RequestError.
 
-    def __init__(self, loader: Loader, batch: int, wait_ms: float, device: str) -> None:
+    ``stuck_s``: after so long without a step a pass hangs, as native code may on a damaged file.
+    """
+
+    def __init__(self, loader: Loader, batch: int, wait_ms: float, device: str, stuck_s: float) -> None:
         self._generate = loader.load(device)
+        self._stuck_s = stuck_s
+        self._moved_s: float | None = None  # when the pass under way last moved
         # Only what is decorated here can have a size of its own.
         self._together: Any = serve.batch(max_batch_size=batch, batch_wait_timeout_s=wait_ms / 1000)(self._pass)
 
@@ -68,6 +75,11 @@ class Model:
         finally:
             work.wanted = False
             answer.cancel()
+
+    def check_health(self) -> None:
+        """Raise where a pass hangs: Serve ends this process, then, and starts another."""
+        if self._moved_s is not None and time.monotonic() - self._moved_s > self._stuck_s:
+            raise RuntimeError(f"a pass has not moved for more than {self._stuck_s:g} s")
 
     async def _answer(self, work: Work) -> list[Any]:
         found: list[Any] | Refusal = await self._together(work)
@@ -104,13 +116,16 @@ class Model:
         def progress(done: int, total: int) -> None:
             if stop.is_set() or not any(work.wanted for work in wanted):
                 raise Unwanted
+            self._moved_s = time.monotonic()
             loop.call_soon_threadsafe(move, (done, total))
 
         flat = [request for work in wanted for request in work.requests]
+        self._moved_s = time.monotonic()
         try:
             found = iter(await asyncio.to_thread(self._generate, flat, progress) if flat else [])
         finally:
             stop.set()  # a replica that is stopped while a thread works
+            self._moved_s = None
         return [[next(found) for _ in work.requests] for work in wanted]
 
 
@@ -120,14 +135,23 @@ class ModelPool:
     ``fit``: how many are in memory at once; that which was asked longest ago makes room.
     """
 
-    def __init__(self, models: Mapping[str, tuple[Loader, int, float]], fit: int, device: str) -> None:
+    def __init__(self, models: Mapping[str, tuple[Loader, int, float]], fit: int, device: str, stuck_s: float) -> None:
+        self._loaded: WeakSet[Model] = WeakSet()
+
         async def load(name: str) -> Model:
             gc.collect()  # Serve let go of what made room; its batching keeps that alive in a circle
-            return await asyncio.to_thread(_loaded, models[name], device)
+            model = await asyncio.to_thread(_loaded, *models[name], device, stuck_s)
+            self._loaded.add(model)
+            return model
 
         # Only what is decorated here can have a number of its own.
         self._model: Any = serve.multiplexed(max_num_models_per_replica=fit)(load)
         self._room = Room(fit)
+
+    def check_health(self) -> None:
+        """Raise where a pass of a model hangs."""
+        for model in list(self._loaded):
+            model.check_health()
 
     @asynccontextmanager
     async def _held(self) -> AsyncIterator[Model]:
@@ -150,12 +174,12 @@ class ModelPool:
                 yield part
 
 
-def _loaded(model: tuple[Loader, int, float], device: str) -> Model:
+def _loaded(loader: Loader, batch: int, wait_ms: float, device: str, stuck_s: float) -> Model:
     if device.startswith("cuda"):
         import torch
 
         torch.cuda.empty_cache()  # what other processes of the same GPU may need
-    return Model(*model, device)
+    return Model(loader, batch, wait_ms, device, stuck_s)
 
 
 def first_refusal(results: Sequence[Any]) -> None:
