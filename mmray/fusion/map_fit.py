@@ -11,7 +11,7 @@ from sklearn.linear_model import RidgeCV
 from threadpoolctl import threadpool_limits
 from torch import Tensor
 
-from mmray.errors import ConfigError
+from mmray.errors import ConfigError, MmrayError
 from mmray.fusion.maps import MAPS, Linear, Map, MapName, Matrix, Training
 
 PENALTIES = tuple(float(value) for value in np.logspace(-1, 5, 13))  # of ridge regression on standardised columns
@@ -109,4 +109,6 @@ def _train(model: Map, source: Tensor, target: Tensor) -> None:
             least, best, waited = loss, copy.deepcopy(model.state_dict()), 0
         if waited == training.patience:
             break
+    if not math.isfinite(least):
+        raise MmrayError(f"{model.name}: the loss is no number; lower training.learning_rate")
     model.load_state_dict(best)

@@ -13,8 +13,8 @@ from safetensors.torch import load, save_file
 
 from mmray import cli
 from mmray.config import validate
-from mmray.errors import ConfigError
-from mmray.fusion import crossmodal, map_files, map_fit, pairs, retrieval
+from mmray.errors import ConfigError, MmrayError
+from mmray.fusion import crossmodal, map_files, map_fit, maps, pairs, retrieval
 from mmray.fusion.maps import NAMES, Training
 from mmray.tables import features
 from mmray.tables.store import Store, open_store, write_parquet
@@ -284,6 +284,13 @@ def test_a_run_accounts_for_every_sample_and_its_maps_give_its_answers(folder):
             model.queries(known.sources[places]), model.places(known.targets[places]), np.arange(30)
         )
         assert [own["sample_id"][int(answer)] for answer in found.answers] == own["answer"].to_list()
+
+
+def test_a_loss_that_is_no_number_ends_the_fit(monkeypatch):
+    monkeypatch.setattr(maps.Mlp, "loss", lambda self, source, target: self.ask(source).sum() * float("nan"))
+    sources, targets = pairs.synthetic(0, pairs=40, source_dim=4, target_dim=4)
+    with pytest.raises(MmrayError, match=r"mlp: the loss is no number; lower training\.learning_rate"):
+        map_fit.fit("mlp", sources, targets, training=QUICK)
 
 
 def test_a_source_that_a_map_was_fitted_on_is_said(folder):
