@@ -6,10 +6,10 @@ stopped goes on with the cells that have no file.
 """
 
 import faulthandler
-import functools
 import itertools
 import json
 import logging
+import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
@@ -80,7 +80,7 @@ def prepare(config: StudyConfig, file: str) -> tuple[Material, list[str], list[s
         every, found = cells.enumerate_cells(config), []
         if not every:
             raise ConfigError(f"fusions: {', '.join(config.fusions)}: needs embeddings of two modalities or more")
-        contents = functools.cache(data.contents)
+        digests = {one: block.digests() for one, block in data.blocks.items()}
         late = {(cell.embeddings, cell.labels, cell.seed) for cell in every if cell.fusion == "late"}
         for chosen in dict.fromkeys((cell.embeddings, cell.labels, cell.seed) for cell in every):
             (embeddings, name, seed), what = chosen, " + ".join(chosen[0])
@@ -88,7 +88,8 @@ def prepare(config: StudyConfig, file: str) -> tuple[Material, list[str], list[s
             for train, _ in splits.parts(taking_part.numbers) if chosen in late else ():
                 sides.inner(taking_part, train, seed, config, data)  # says where it cannot be split again
             said += [f"{what}, labels {name}: {note}" for note in taking_part.notes]
-            found += sides.leaks(taking_part, config, data, contents(embeddings), what)
+            contents = dataset.together([digests[one] for one in embeddings])
+            found += sides.leaks(taking_part, config, data, contents, what)
     except ConfigError as error:
         raise ConfigError(f"{file}: {error}") from None
     warnings = list(dict.fromkeys(found))
@@ -104,10 +105,12 @@ def prepare(config: StudyConfig, file: str) -> tuple[Material, list[str], list[s
 def check_cpus(ray: Any, config: StudyConfig, file: str) -> None:
     """Refuse cells that no machine has room for: Ray would wait for ever, and say nothing."""
     most = max(float(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"])
-    if config.cpus_per_cell > most:
-        raise ConfigError(
-            f"{file}: cpus_per_cell: {config.cpus_per_cell:g} do not fit: the largest machine has {most:g}"
-        )
+    if config.cpus_per_cell <= most:
+        return
+    said = f"cpus_per_cell: {config.cpus_per_cell:g} do not fit: the largest machine has {most:g}"
+    if not os.environ.get("RAY_ADDRESS"):
+        raise ConfigError(f"{file}: {said}")
+    log.warning("%s; waiting for the cluster to grow", said)
 
 
 def _kept(out: Store, key: str, config: StudyConfig) -> Record | None:
