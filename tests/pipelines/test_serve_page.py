@@ -35,16 +35,12 @@ def url(ray_session: None, tiny: Path, tmp_path_factory: pytest.TempPathFactory)
 
     keys = tmp_path_factory.mktemp("keys") / "keys"
     keys.write_text(f"{KEY}\n")
-    sounding = {"name": "spectrogram", "as": "sounding", "model": str(tiny / "stable_diffusion"), "pool": "tiny"}
-    sounding["sound_model"] = str(tiny / "auffusion")
     words = {"label": ["dog", EVIL, "dog"], "text": ["a dog", EVIL, "x" * 500], "uri": ["a.jpg", "b.jpg", "c.jpg"]}
     matrix = making.clusters(np.array([0, 0, 1]), 4, 0.1)
     store = making.store(tmp_path_factory.mktemp("searched") / "store", words, {"seen": matrix})
     about = {"id": "seen-00000000", "as": "seen", "kind": "embedding", "source": "uri", "reads_text": False}
     open_store(store).write_json(about, "provenance", "seen-00000000.json")
-    found = config(tiny, keys_file=str(keys), store=store)
-    own = found.model_dump(by_alias=True, exclude_unset=True)
-    with serving(type(found).model_validate({**own, "models": [*own["models"], sounding]})) as address:
+    with serving(config(tiny, keys_file=str(keys), store=store)) as address:
         yield f"{address}/"
 
 
@@ -117,8 +113,14 @@ def test_pictures_and_sounds_are_made_and_shown(page: Page) -> None:
     card = finished(send(page, "story", prompt="waves", size="64x64", length_s=0.5, steps=1))
     assert card.locator("video").evaluate(heard) == pytest.approx(0.5, abs=0.1)
 
-    card = finished(send(page, "spectrogram", prompt="dogs", sound_prompt="barking", steps=2))
-    assert len(card.locator("img").all()) == 2
+    strength = page.locator("#spectrogram-strength")
+    filled(page, "spectrogram", prompt="dogs", sound_prompt="barking", steps=1, n=2, best=1)
+    expect(strength).to_be_hidden()
+    page.locator("#spectrogram-imprint_text").fill("DOGS")
+    expect(strength).to_be_visible()
+    card = finished(send(page, "spectrogram"))
+    assert len(card.locator("img").all()) == 2, "the best of two, and its spectrogram"
+    assert "clap" in card.inner_text()
     expect(card.locator("audio")).to_be_visible()
 
 

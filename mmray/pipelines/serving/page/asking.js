@@ -56,13 +56,16 @@ function pause(seconds, signal) {
   });
 }
 
+const given = box => box.type === "file" ? box.files.length > 0 : box.value.trim() !== "";
+const needed = (asked, names) => names.some(name => given(asked.elements[name]));
+
 // Files in `files`, all else in `values`: what a form says, as the server reads it and as a program would send it.
 function gathered(form, asked) {
   const values = {}, files = {};
   if (asked.elements.model) values.model = asked.elements.model.value;
   for (const field of fieldsOf(form)) {
     const box = asked.elements[field.name];
-    if (field.needs && !asked.elements[field.needs].files.length) continue;
+    if (field.needs && !needed(asked, field.needs)) continue;
     if (field.type === "file") {
       if (box.files.length) files[field.name] = box.files[0];
     } else if (box.value.trim()) {

@@ -1,8 +1,8 @@
 "use strict";
 // What can be asked: a form for each route. `wants`: the kinds of models behind it, where it is no model's own; `now`:
 // answered at once, not as a job; `encoded`: files go into the JSON as base64; `saves`: what of an answer is a file.
-// Of a field: `limit` names a limit of the server; `needs` the file that it goes with; `lines`: a list, one a line;
-// `wide`: a row of its own, where its type does not say so.
+// Of a field: `limit` names a limit of the server; `needs` the fields of which one must be given; `wants` as of a form;
+// `lines`: a list, one a line; `wide`: a row of its own, where its type does not say so.
 
 const area = (name, label, placeholder, rest = {}) => ({ name, label, placeholder, type: "area", limit: "prompt_chars", ...rest });
 const prompt = (label, placeholder) => area("prompt", label, placeholder, { required: true });
@@ -15,6 +15,7 @@ const group = (legend, fields, rest = {}) => ({ legend, fields, ...rest });
 
 const SIZE = text("size", "Size, px", "default", { pattern: "\\d+x\\d+|auto", hint: "write it as width x height, such as 512x768", wide: false });
 const COUNT = number("n", "How many", { value: 1, min: 1, limit: "n" });
+const BEST = number("best", "Keep the best", { placeholder: "all", min: 1, limit: "n", wants: ["labels"] });
 const SEED = number("seed", "Seed", { value: 0, max: 4294967295 });
 const STEPS = number("steps", "Steps", { min: 1, limit: "steps" });
 const GUIDANCE = number("guidance", "Guidance", { step: "any", max: 100 });
@@ -25,13 +26,13 @@ const FORMS = [
   { id: "image", title: "Image", verb: "Make the image", about: "A picture of what you describe.",
     route: "v1/images/generations", edits: "v1/images/edits", saves: { b64_json: "image.png" }, fields: [
       prompt("What to show", "a lighthouse in a storm, oil painting"), words("negative_prompt", "What to leave out", "people, text"),
-      group("Settings", [SIZE, COUNT, SEED, STEPS, GUIDANCE], { about: SEEDED }),
+      group("Settings", [SIZE, COUNT, BEST, SEED, STEPS, GUIDANCE], { about: SEEDED }),
       group("Begin with a picture", [file("image", "Picture (optional)", "image/*"),
-        share("strength", "How much of it to change", .8, { needs: "image", min: .05, wide: true })]) ] },
+        share("strength", "How much of it to change", .8, { needs: ["image"], min: .05, wide: true })]) ] },
   { id: "audio", title: "Sound", verb: "Make the sound", about: "A sound of what you describe.",
     route: "v1/audio/generations", saves: { b64_json: "sound.wav" }, fields: [
       prompt("What to hear", "rain on a tin roof, distant thunder"), words("negative_prompt", "What to leave out", "voices"),
-      group("Settings", [LENGTH, COUNT, SEED, STEPS, GUIDANCE], { about: SEEDED }) ] },
+      group("Settings", [LENGTH, COUNT, BEST, SEED, STEPS, GUIDANCE], { about: SEEDED }) ] },
   { id: "spectrogram", title: "Image that sounds", verb: "Make the image that sounds", encoded: true,
     about: "One picture that is also a spectrogram: two models paint it together, one for the eye, one for the ear.",
     route: "v1/spectrograms/generations", saves: { b64_json: "picture.png", sound_b64: "sound.wav" }, fields: [
@@ -39,13 +40,14 @@ const FORMS = [
       area("sound_prompt", "What to hear", "bell ringing", { required: true }),
       words("negative_prompt", "Leave out of the picture"), words("negative_sound_prompt", "Leave out of the sound"),
       group("Settings", [{ ...GUIDANCE, label: "Picture guidance" }, { ...GUIDANCE, name: "sound_guidance", label: "Sound guidance" },
-        STEPS, COUNT, SEED]),
+        STEPS, COUNT, BEST, SEED]),
       group("Weights over time", [share("sound_weight", "Share of the sound while both paint", .5, { wide: true }),
         share("picture_from", "Picture begins at", .9), share("picture_until", "Picture ends at", 0),
         share("sound_from", "Sound begins at", 1), share("sound_until", "Sound ends at", 0)],
         { weights: true, about: "Who paints when: from time 1, all noise, to time 0, the result." }),
-      group("Begin with an imprint", [file("imprint", "Picture that shines through (optional)", "image/*"),
-        share("strength", "How much to paint over it", .8, { needs: "imprint", wide: true })]) ] },
+      group("Begin with an imprint", [file("imprint", "Picture or recording that shines through (optional)", "image/*,audio/*"),
+        text("imprint_text", "or words, drawn across it", "HELLO"),
+        share("strength", "How much to paint over it", .8, { needs: ["imprint", "imprint_text"], wide: true })]) ] },
   { id: "story", title: "Story", verb: "Make the story", wants: ["image", "audio", "caption"], about: "A picture, a sound and a caption of one prompt, as a film.",
     route: "v1/stories", saves: { video_b64: "story.mp4" }, fields: [
       prompt("What to show and hear", "waves breaking on a rocky shore"), words("sound_prompt", "Other words for the sound (optional)"),
@@ -73,4 +75,5 @@ const FORMS = [
         text("within", "In which vectors", "default", { wide: false }),
         text("where", "Only where", "label=dog", { lines: true, wide: false })]) ] },
 ];
-const fieldsOf = form => form.fields.flatMap(one => one.fields || [one]);
+const offered = field => !field.wants || field.wants.every(kind => served.models.some(model => model.kind === kind));
+const fieldsOf = form => form.fields.flatMap(one => one.fields || [one]).filter(offered);

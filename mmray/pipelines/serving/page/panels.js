@@ -18,7 +18,7 @@ function input(form, field) {
     : element("input", { ...common, type, accept, min, max, step, value, pattern });
   const label = element("label", { for: id }, field.label);
   const wide = field.wide ?? ["area", "text", "file"].includes(type);
-  const row = element("div", { class: wide ? "whole" : "", hidden: field.needs, "data-needs": field.needs }, label, box);
+  const row = element("div", { class: wide ? "whole" : "", hidden: field.needs, "data-needs": field.needs && field.needs.join(" ") }, label, box);
   if (type === "range") {
     const shown = element("output", { for: id }, String(value));
     box.addEventListener("input", () => { shown.textContent = box.value; });
@@ -28,7 +28,7 @@ function input(form, field) {
   return row;
 }
 
-// The picture that was chosen, a way to take it back, and the fields that go with it.
+// The picture that was chosen, and a way to take it back.
 function preview(box) {
   const seen = element("div", { class: "chosen", hidden: true });
   const image = element("img", { alt: "the picture that was chosen" });
@@ -39,7 +39,6 @@ function preview(box) {
     URL.revokeObjectURL(image.src);
     if (chosen && chosen.type.startsWith("image/")) { image.src = URL.createObjectURL(chosen); seen.prepend(image); } else image.remove();
     seen.hidden = !chosen;
-    for (const row of box.form.querySelectorAll(`[data-needs=${box.name}]`)) row.hidden = !chosen;
   });
   seen.append(without);
   return seen;
@@ -49,7 +48,15 @@ function section(form, one) {
   if (!one.fields) return input(form, one);
   const about = one.about ? element("p", { class: "whole soft" }, one.about) : null;
   const drawn = one.weights ? element("div", { class: "whole weights" }) : null;
-  return element("fieldset", { class: one.weights ? "whole pairs" : "whole" }, element("legend", {}, one.legend), about, drawn, ...one.fields.map(field => input(form, field)));
+  return element("fieldset", { class: one.weights ? "whole pairs" : "whole" }, element("legend", {}, one.legend), about, drawn, ...one.fields.filter(offered).map(field => input(form, field)));
+}
+
+// Show the fields that go with others as soon as one of those is filled.
+function watchNeeds(asked) {
+  const look = () => {
+    for (const row of asked.querySelectorAll("[data-needs]")) row.hidden = !needed(asked, row.dataset.needs.split(" "));
+  };
+  for (const event of ["input", "change"]) asked.addEventListener(event, look);
 }
 
 // Draw who paints when, again whenever that changes.
@@ -61,7 +68,7 @@ function watchWeights(asked, home) {
   const draw = () => {
     const names = ["sound_weight", "picture_from", "picture_until", "sound_from", "sound_until", "strength"];
     const own = Object.fromEntries(names.map(name => [name, Number(asked.elements[name].value)]));
-    const imprinted = asked.elements.imprint.files.length > 0;
+    const imprinted = needed(asked, ["imprint", "imprint_text"]);
     key.lastChild.hidden = !imprinted;
     const gap = drawWeights(figure, { ...own, strength: imprinted ? own.strength : 1 });
     const said = gap ? "There is a time at which neither paints; let one of them last." : "";
@@ -82,6 +89,7 @@ function panel(form) {
     asked.append(element("div", { class: "whole" }, element("label", { for: id }, "Model"), element("select", { id, name: "model" }, ...options)));
   }
   asked.append(...form.fields.map(one => section(form, one)), problem, element("button", { class: "go whole", type: "submit" }, form.verb));
+  watchNeeds(asked);
   for (const home of asked.querySelectorAll(".weights")) watchWeights(asked, home);
   asked.addEventListener("submit", event => { event.preventDefault(); send(form, asked, problem); });
   asked.addEventListener("keydown", event => {
