@@ -149,10 +149,13 @@ def leaks(
 ) -> list[str]:
     """Say what stands on both sides of the split: groups (where the manifest has them), and equal contents.
 
-    ``contents``: of each sample of the data set; ``what`` they are, in words.
+    ``contents``: of each sample of the data set; ``what`` they are, in words. ConfigError where the configuration names
+    a column of groups that the manifest does not have.
     """
     said = []
-    groups = dataset.columns.get(config.group_column, [None] * len(dataset.ids))
+    groups: Sequence[Any] = [None] * len(dataset.ids)
+    if config.group_column in dataset.columns or "group_column" in config.model_fields_set:
+        groups = dataset.column(config.group_column, "group_column")
     if shared := splits.straddling(found.numbers, [groups[place] for place in found.places]):
         about = (
             f"column {config.group_column!r}: {next(iter(shared))!r} for one; {sum(map(len, shared.values()))} samples"

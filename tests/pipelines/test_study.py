@@ -98,7 +98,7 @@ def test_what_takes_too_long_and_what_fails_is_said_and_the_rest_goes_on(ray_ses
             {"embeddings": "a", "classifier": "majority"}, {"embeddings": "a", "classifier": "naive_bayes"},
             {"embeddings": ["a", "wide"], "fusion": "late", "classifier": "boosting"},
             {"embeddings": "tfidf", "classifier": "logistic"},
-        ], inner_folds=20, split="stratified", group_column="none",
+        ], inner_folds=20, split="stratified",
     )  # fmt: skip
     result = run(path)
     assert (result["done"], result["failed"], result["timed_out"]) == (2, 1, 1)
@@ -160,6 +160,7 @@ def test_leaks_are_loud_or_an_error(ray_session: None, config: Write) -> None:
         ("rows=[{embeddings: a, classifier: mlp, labels: z}]", r"rows\[0\].labels: there is no 'z'"),
         ("folds=11", "folds: 11 folds need at least as many groups; there are 10"),
         ("inner_folds=7", "inner_folds: 7 folds need at least as many groups; there are 6"),
+        ("group_column=gruop", "group_column: the manifest has no column 'gruop'; did you mean 'group'"),
         ("test_fraction=0.2", "test_fraction: one split instead of folds; leave one of them out"),
         (
             "rows=[{embeddings: [a, a], fusion: late, classifier: mlp}]",
