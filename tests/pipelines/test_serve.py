@@ -360,6 +360,8 @@ def test_a_store_is_searched_as_the_command_line_does(http: httpx2.Client, store
     expected = search.run(store, search.Question("text", "a circle"))["results"]
     found = http.post("/v1/search", json={"text": "a circle"}).json()["data"]
     assert [one["sample_id"] for one in found] == [one["sample_id"] for one in expected]
+    assert all("uri" in one for one in expected)
+    assert not any("uri" in one for one in found), "where files lie is nobody's business"
     seen = http.post("/v1/search", files={"image": PNG}, data={"k": "1"})
     assert seen.status_code == 200, seen.text
     (nearest,) = seen.json()["data"]
@@ -368,12 +370,15 @@ def test_a_store_is_searched_as_the_command_line_does(http: httpx2.Client, store
         ({"text": "x", "within": "vggish"}, "within"),
         ({"text": "x", "where": ["label=nothing"]}, "where"),
         ({"sample": "nothing"}, "sample"),
+        ({"text": "x", "within": "clip", "pooling": "max"}, "pooling"),
+        ({"text": "x", "pooling": "max"}, "pooling"),
         ({"text": "x", "sample": "y"}, "sample"),
         ({"image": "/etc/passwd"}, "image"),
     ]:
         answer = http.post("/v1/search", json=body)
         assert (answer.status_code, error(answer)["param"]) == (400, param), body
         assert store not in error(answer)["message"]
+        assert "the the" not in error(answer)["message"]
 
 
 def test_readiness_and_metrics(http: httpx2.Client) -> None:

@@ -73,6 +73,8 @@ def invalid(problems: Sequence[Any]) -> Refusal:
     fields = [next((str(part)[:100] for part in one["loc"] if part not in PLACES), "body") for one in problems]
     if problems[0]["type"] == "extra_forbidden":
         return wrong(fields[0], "there is no such field", "unknown_field")
+    if problems[0]["type"] == "missing":
+        return wrong(fields[0], "is required", "missing_field")
     said = [one["msg"] for one, field in zip(problems, fields, strict=True) if field == fields[0]]
     words = [one.removeprefix("Value error, ").removeprefix("Input ") for one in dict.fromkeys(said)]
     return wrong(fields[0], ", or ".join(words[:4]))

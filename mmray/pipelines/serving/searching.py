@@ -6,6 +6,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
+from mmray import storage
 from mmray.errors import ConfigError
 from mmray.generation.base import GenerateFn, Progress, RequestError
 from mmray.pipelines import search
@@ -57,9 +58,14 @@ class Searcher:
             try:
                 return search.run(self.store, question)
             except ConfigError as error:
-                words = str(error).replace(self.store, "the store").replace(f"--{means} {asked!r}", means)
-                field = "within" if body.within is not None and body.within in words else _field(words, means)
+                words = self._outward(str(error)).replace(f"--{means} {asked!r}", means)
+                field = _field(words, means, body)
                 raise RequestError(field, OPTION.sub(_called, words)) from error
+
+    def _outward(self, words: str) -> str:
+        """Return what is said of the store without its place."""
+        place = storage.absolute(self.store)
+        return words.removeprefix(f"{self.store}: ").removeprefix(f"{place}: ").replace(place, "the store")
 
 
 def _called(option: re.Match[str]) -> str:
@@ -67,7 +73,8 @@ def _called(option: re.Match[str]) -> str:
     return FIELDS.get(option[1], option[1])
 
 
-def _field(words: str, means: str) -> str:
-    """Return the field that the words of a search are about: they begin with its option."""
-    found = OPTION.match(words)
-    return _called(found) if found else means
+def _field(words: str, means: str, body: SearchAsked) -> str:
+    """Return the field that the words of a search are about: the first option that they name, or what they quote."""
+    if found := OPTION.search(words):
+        return _called(found)
+    return "within" if body.within is not None and body.within in words else means

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from mmray import storage
 from mmray.generation.rank import LabelsRequest
 from mmray.pipelines.serving import asked, coding
 from mmray.pipelines.serving.asked import Body
@@ -114,10 +115,14 @@ async def classification(models: Models, limits: Limits, body: asked.Classificat
 
 
 async def search(models: Models, limits: Limits, body: asked.SearchAsked, tell: Tell | None) -> Body:
-    """Find the samples of the store nearest to a query."""
+    """Find the samples of the store nearest to a query; where they lie on this machine's disk is not told."""
     name = models.name("search", body.model)
     given = [field for field in ("text", "sample", "image", "audio") if getattr(body, field) is not None]
     if len(given) != 1:
         raise wrong(given[1] if given else "text", "give just one of text, sample, image and audio")
     (found,) = await models.ask(name, [(given[0], body, limits.media_s)], tell)
-    return {"data": found["results"], **{key: found[key] for key in ("extractor", "pooling", "compared", "exact")}}
+    hits = [
+        {key: value for key, value in hit.items() if key != "uri" or storage.is_remote(value)}
+        for hit in found["results"]
+    ]
+    return {"data": hits, **{key: found[key] for key in ("extractor", "pooling", "compared", "exact")}}
