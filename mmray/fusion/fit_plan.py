@@ -5,11 +5,12 @@ import hashlib
 from collections.abc import Iterator
 
 import numpy as np
+import torch
 
 from mmray import storage
 from mmray.errors import ConfigError
 from mmray.fusion import encoders, examples, fits, fitting, material, network_files
-from mmray.fusion.bench import Bench
+from mmray.fusion.bench import Bench, seeded
 from mmray.fusion.examples import Fold, Part
 from mmray.fusion.fits import Fit, Plan
 from mmray.fusion.material import Material
@@ -85,7 +86,8 @@ def _check_inputs(config: TrainConfig, found: Material) -> None:
         if len(rows) > 1 and all(np.array_equal(modality.windows[row], modality.windows[rows[0]]) for row in rows[1:]):
             raise ConfigError(f"inputs[{place}]: {one.as_!r} is the same in all samples: it tells nothing")
         try:
-            encoders.make(one.encoder, modality.dim)
+            with seeded(torch.device("cpu"), config.seed):  # the caller's random numbers go on as before
+                encoders.make(one.encoder, modality.dim)
         except ConfigError as error:
             raise ConfigError(f"inputs[{place}].encoder: {error}") from None
     for place, network in enumerate(config.networks):
