@@ -391,6 +391,24 @@ def test_readiness_and_metrics(http: httpx2.Client) -> None:
     assert 'mmray_jobs{status="running"}' in told
 
 
+@pytest.mark.parametrize(
+    ("told", "able"),
+    [
+        ({"pool": "HEALTHY", "own": "HEALTHY"}, True),
+        ({"pool": "UPSCALING", "own": "DOWNSCALING"}, True),
+        ({}, True),
+        ({"pool": "HEALTHY", "own": "UPDATING"}, False),
+        ({"pool": "UNHEALTHY", "own": "HEALTHY"}, False),
+    ],
+)
+def test_models_that_scale_are_ready(told: dict[str, str], able: bool) -> None:
+    from mmray.pipelines.serving.app import readiness
+
+    found, states = readiness({"a": "pool", "b": "pool", "own": "own"}, told)
+    assert found is able
+    assert set(states) == {"a", "b", "own"}
+
+
 def events(http: httpx2.Client, job: str) -> Iterator[tuple[str, dict[str, Any]]]:
     with http.stream("GET", f"/v1/jobs/{job}/events") as stream:
         assert stream.headers["content-type"].startswith("text/event-stream")

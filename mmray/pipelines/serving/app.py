@@ -25,6 +25,7 @@ from mmray.pipelines.serving.settings import ModelEntry, Pool, ServeConfig, key_
 
 NAME = "mmray"  # of the application
 JOBS = "jobs"
+UNABLE = frozenset({"UPDATING", "UNHEALTHY", "DEPLOY_FAILED"})  # of what Serve says: what scales can be asked
 STOPPING: dict[str, Any] = {"graceful_shutdown_wait_loop_s": 0.2}  # how often a replica looks whether it is idle
 STUCK = 4  # times what a client is kept waiting: after so long without a step a pass hangs
 # What holds requests while models work.
@@ -72,15 +73,23 @@ class Endpoint:
         status = await asyncio.to_thread(serve.status)
         found = status.applications[serve.get_replica_context().app_name].deployments
         homes = {name: about["pool"] or name for name, about in self.models.about.items()}
-        states = {name: str(found[home].status.value) for name, home in homes.items()}
-        draining = any(guard.draining for guard in self._guards)
-        return not draining and all(state == "HEALTHY" for state in states.values()), states
+        able, states = readiness(homes, {name: str(one.status.value) for name, one in found.items()})
+        return able and not any(guard.draining for guard in self._guards), states
 
     async def drain(self) -> bool:
         """Take no more work; returns whether all that was begun is done."""
         for guard in self._guards:
             guard.draining = True
         return not any(guard.under_way for guard in self._guards) and await self.jobs.idle.remote()
+
+
+def readiness(homes: Mapping[str, str], told: Mapping[str, str]) -> tuple[bool, dict[str, str]]:
+    """Return whether all models can be asked, and the state of each, from what Serve tells of deployments.
+
+    It tells nothing of those that run where a newer version of the application failed to start.
+    """
+    states = {name: told.get(home, "UNKNOWN") for name, home in homes.items()}
+    return not UNABLE.intersection(states.values()), states
 
 
 def application(config: ServeConfig, served: tuple[Served, ...], keys: tuple[bytes, ...]) -> serve.Application:
