@@ -151,6 +151,7 @@ def test_rayjob_keeps_its_promises():
 def test_rayservice_serves_what_ray_serve_reads_and_keeps_its_promises():
     service = load("rayservice.yaml")["spec"]
     config = ServeDeploySchema.model_validate(yaml.safe_load(service["serveConfigV2"]))
+    assert config.proxy_location == "EveryNode", "KubeRay's readiness probe asks the proxy of each worker"
     (application,) = config.applications
     module, _, name = application.import_path.partition(":")
     assert callable(getattr(importlib.import_module(module), name))
