@@ -11,7 +11,7 @@ from prometheus_client import CollectorRegistry
 from mmray.pipelines.serving import guard
 from mmray.pipelines.serving.counts import Requests
 from mmray.pipelines.serving.guard import Guard, Message, Receive, Scope, Send
-from mmray.pipelines.serving.settings import Limits
+from mmray.pipelines.serving.settings import Limits, digest
 
 FORM = "multipart/form-data; boundary=x"
 
@@ -28,8 +28,8 @@ async def app(scope: Scope, receive: Receive, send: Send) -> None:
     await send({"type": "http.response.body", "body": b""})
 
 
-def guarded(**limits: Any) -> Guard:
-    return Guard(app, (), None, Limits.model_validate(limits), Requests(CollectorRegistry()))
+def guarded(keys: tuple[bytes, ...] = (), per_minute: int | None = None, **limits: Any) -> Guard:
+    return Guard(app, keys, per_minute, Limits.model_validate(limits), Requests(CollectorRegistry()))
 
 
 async def post(one: Guard, parts: AsyncIterator[bytes], kind: str = FORM, **headers: str) -> tuple[int, str | None]:
@@ -47,7 +47,7 @@ async def post(one: Guard, parts: AsyncIterator[bytes], kind: str = FORM, **head
 
     named = {"content-type": kind, **{name.replace("_", "-"): value for name, value in headers.items()}}
     sent = [(name.encode(), value.encode()) for name, value in named.items()]
-    await one({"type": "http", "method": "POST", "path": "/", "headers": sent}, receive, send)
+    await one({"type": "http", "method": "POST", "path": "/v1/x", "headers": sent}, receive, send)
     starts = [message["status"] for message in told if message["type"] == "http.response.start"]
     assert len(starts) == 1, "answered once"
     body = b"".join(message["body"] for message in told if message["type"] == "http.response.body")
@@ -100,3 +100,18 @@ def test_all_bodies_together_are_bounded_but_one_alone_is_not(monkeypatch: pytes
         return [await first, second, await post(one, some(b"x" * 200))]
 
     assert asyncio.run(both()) == [(200, None), (503, "busy"), (200, None)]
+
+
+def test_each_key_has_its_own_rate_and_it_comes_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 1000.0
+    monkeypatch.setattr(guard.time, "monotonic", lambda: now)
+    one = guarded((digest("key one"), digest("key two")), per_minute=2)
+
+    def asked(key: str) -> tuple[int, str | None]:
+        return asyncio.run(post(one, some(b"x"), authorization=f"Bearer {key}"))
+
+    assert [asked("key one")[0] for _ in range(3)] == [200, 200, 429]
+    assert asked("key two") == (200, None)
+    assert [asked("none of them") for _ in range(9)] == [(401, "invalid_api_key")] * 9
+    now += 31  # half a minute: one more
+    assert [asked("key one") for _ in range(2)] == [(200, None), (429, "rate_limit_exceeded")]
