@@ -31,7 +31,9 @@ Splits = Sequence[tuple[Places, Places]]
 
 # Boosting grows a tree per round and class: 100 rounds x 15 classes over 2,000 columns take minutes a fold on one core.
 BOOSTED_COLUMNS = 64
-BOOSTED = {"max_iter": 40, "learning_rate": 0.2, "max_leaf_nodes": 8, "max_bins": 63, "early_stopping": False}
+# scikit-learn's leaves of at least 20 samples would leave every tree of fewer than 40 without a split: a constant.
+BOOSTED = {"max_iter": 40, "learning_rate": 0.2, "max_leaf_nodes": 8, "max_bins": 63, "min_samples_leaf": 5,
+           "early_stopping": False}  # fmt: skip
 EPOCHS = 100  # of the MLP; it stops there on purpose, converged or not
 FLOOR = 1e-6  # of a probability whose logarithm is taken
 # Rows have a mean square length of 1 (see ``numbers``): with that, C = 10 suits 100 columns as well as 3,000.

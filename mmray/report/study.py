@@ -36,7 +36,7 @@ STYLE = """
 }
 """
 HEAD = (
-    "#", "embeddings", "fusion", "classifier", "labels", "samples", "accuracy", "95 %", "macro F1", "balanced", "s",
+    "#", "embeddings", "fusion", "classifier", "labels", "tested", "accuracy", "95 %", "macro F1", "balanced", "s",
 )  # fmt: skip
 
 
@@ -115,7 +115,7 @@ def sections(account: Mapping[str, Any], confusions: Sequence[Any], splits: Mapp
 
 def _board(rows: Sequence[Mapping[str, Any]]) -> str:
     published = any(row["published"] is not None for row in rows)
-    numbers = HEAD.index("samples")
+    numbers = HEAD.index("tested")
     head = "".join(
         f"<th scope=col{' class=n' * (place >= numbers and name != '95 %')}>{name}"
         for place, name in enumerate((*HEAD, *["published"] * published, ""))
@@ -131,7 +131,7 @@ def _line(row: Mapping[str, Any], published: bool) -> str:
     plain = [escape(str(row[name])) for name in ("embeddings", "fusion", "classifier", "labels")]
     figures = [_share(row["accuracy"]), None, _share(row["macro_f1"]), _share(row["balanced_accuracy"])]
     cells = [f"<td class=n>{row['rank']}", f"<td><b>{plain[0]}</b>", *(f"<td>{one}" for one in plain[1:])]
-    cells.append(f"<td class=n data-h=samples>{row['samples'] or ''}")
+    cells.append(f"<td class=n data-h=tested>{row['tested'] or ''}")
     for name, figure in zip(HEAD[6:10], figures, strict=True):
         cells.append(f"<td class=bar>{_bar(row)}" if figure is None else f"<td class=n data-h='{name}'>{figure}")
     status = "" if row["status"] == "done" else f"<b>{escape(row['status'])}</b> "

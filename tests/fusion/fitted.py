@@ -1,6 +1,7 @@
 """Trainings made in a moment: a store of clusters, a configuration over it, and its fits done in this process."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -38,11 +39,22 @@ def config(store: str, out: Path, **keys: Any) -> TrainConfig:
 
 
 def fit_all(config: TrainConfig, device: str = "cpu") -> tuple[Plan, dict[str, Any]]:
-    """Do all fits, here; returns the figures of fold 0 by network."""
+    """Do all fits, here, without Ray Train: the same numbers; returns the figures of fold 0 by network."""
     plan = fit_plan.prepare(config)
     for fit in plan.fits:
         epochs(plan, fit, device=device).export(fit.folder(config.out))
     return plan, {fit.network: figures(fit, config) for fit in plan.fits if fit.fold == 0}
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Give torch one thread, as a worker of Ray Train with one core has."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def epochs(plan: Plan, fit: Fit, most: int = 10_000, device: str = "cpu") -> Any:

@@ -50,6 +50,15 @@ def test_every_classifier_beats_the_majority_and_repeats_itself(make: Make) -> N
         assert again["confusion"] == found[name]["confusion"]
 
 
+@pytest.mark.parametrize("name", sorted(set(CLASSIFIERS) - {"majority"}))
+def test_a_small_corpus_teaches_every_classifier(make: Make, name: str) -> None:
+    few = range(24)  # 16 to train on in each of 3 folds
+    config, material = make(have={"a": few}, noise=0.3, folds=3, inner_folds=2)
+    found = cells.evaluate(Cell(("a",), "single", (name,), "given", 0), config, material)
+    assert found["samples"] == len(few)
+    assert found["accuracy"] > 0.8
+
+
 def test_every_tested_sample_has_one_answer_and_the_figures_are_theirs(make: Make) -> None:
     split = ["train" if place < 45 else "test" if place < 80 else "val" for place in range(90)]
     tested = {"stratified": range(2, 90), "given": range(45, 80)}

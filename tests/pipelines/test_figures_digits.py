@@ -4,15 +4,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 import yaml
 
 from mmray import cli
 from mmray.config import load_extract
-from mmray.fusion import fit_plan
-from mmray.fusion.training import TrainConfig, load_train
+from mmray.fusion.training import load_train
 from mmray.pipelines import evaluate
 from tests.conftest import ROOT
+from tests.fusion import fitted
 
 SPEAKERS = ROOT / "configs" / "digits-speakers.yaml"
 LEARNT = ("early", "intermediate", "gated", "attention")  # late fits temperatures alone, on voices that it knows
@@ -61,27 +60,15 @@ def stored(folder: Path, data: Path) -> str:
     return store
 
 
-def trained(config: TrainConfig) -> TrainConfig:
-    """Fit all networks here, one after the other, without Ray Train: the same numbers."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    plan = fit_plan.prepare(config)
-    for fit in plan.fits:
-        fitting = plan.make(fit, torch.device("cpu"))
-        while not fitting.over:
-            fitting.epoch()
-        fitting.export(fit.folder(config.out))
-    torch.set_num_threads(before)
-    return config
-
-
 @pytest.mark.slow  # 42 networks: 20 minutes
 def test_who_speaks_is_new_and_both_together_are_never_worse_than_one(
     ray_session: None, test_data: Path, tmp_path: Path
 ) -> None:
     store = stored(tmp_path, test_data / "digits")
     config = load_train(str(SPEAKERS), store=store, out=str(tmp_path / "out"))
-    assert_figures(evaluate.run(trained(config))["figures"])
+    with fitted.one_thread():
+        fitted.fit_all(config)
+    assert_figures(evaluate.run(config)["figures"])
 
 
 def assert_figures(figures: dict[str, Any]) -> None:

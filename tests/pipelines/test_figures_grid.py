@@ -4,33 +4,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 import yaml
 
 from mmray import cli
 from mmray.config import load_extract
-from mmray.fusion import fit_plan
 from mmray.fusion.encoders import FilmCnn, SoundCnn
 from mmray.fusion.training import TrainConfig, load_train
 from mmray.pipelines import evaluate
 from tests.conftest import ROOT
+from tests.fusion import fitted
 
 EXTRACT, TRAIN = (str(ROOT / "configs" / name) for name in ("grid.yaml", "grid-colour.yaml"))
 TAKEN = ["mouth", "sound", "intermediate", "late"]  # of the networks that are shipped: 3 minutes instead of 6
-
-
-def trained(config: TrainConfig) -> TrainConfig:
-    """Fit all networks here, one after the other, without Ray Train: the same numbers."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    plan = fit_plan.prepare(config)
-    for fit in plan.fits:
-        fitting = plan.make(fit, torch.device("cpu"))
-        while not fitting.over:
-            fitting.epoch()
-        fitting.export(fit.folder(config.out))
-    torch.set_num_threads(before)
-    return config
 
 
 def test_what_is_trained_is_what_the_store_holds() -> None:
@@ -63,7 +48,9 @@ def test_a_noisy_colour_is_understood_better_with_the_mouth_in_sight(
     shipped = load_train(TRAIN)
     networks = [one for one, named in zip(given["networks"], shipped.networks, strict=True) if named.as_ in TAKEN]
     config = TrainConfig.model_validate(given | {"networks": networks})
-    figures: dict[str, Any] = evaluate.run(trained(config))["figures"]
+    with fitted.one_thread():
+        fitted.fit_all(config)
+    figures: dict[str, Any] = evaluate.run(config)["figures"]
 
     assert {name: own["examples"] for name, own in figures.items()} == dict.fromkeys(TAKEN, 400)
     mouth = figures["mouth"]["accuracy"]
