@@ -1,7 +1,6 @@
 """Trainings made in a moment: a store of clusters, a configuration over it, and its fits done in this process."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,17 +43,6 @@ def fit_all(config: TrainConfig, device: str = "cpu") -> tuple[Plan, dict[str, A
     for fit in plan.fits:
         epochs(plan, fit, device=device).export(fit.folder(config.out))
     return plan, {fit.network: figures(fit, config) for fit in plan.fits if fit.fold == 0}
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Give torch one thread, as a worker of Ray Train with one core has."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def epochs(plan: Plan, fit: Fit, most: int = 10_000, device: str = "cpu") -> Any:

@@ -3,14 +3,8 @@
 from collections.abc import Callable
 
 import pytest
-import torch
 
 from mmray.models.tiny import make_tiny
-
-
-@pytest.fixture(scope="session", autouse=True)
-def one_thread():
-    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

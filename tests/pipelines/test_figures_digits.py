@@ -66,8 +66,7 @@ def test_who_speaks_is_new_and_both_together_are_never_worse_than_one(
 ) -> None:
     store = stored(tmp_path, test_data / "digits")
     config = load_train(str(SPEAKERS), store=store, out=str(tmp_path / "out"))
-    with fitted.one_thread():
-        fitted.fit_all(config)
+    fitted.fit_all(config)
     assert_figures(evaluate.run(config)["figures"])
 
 

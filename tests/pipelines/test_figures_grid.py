@@ -48,8 +48,7 @@ def test_a_noisy_colour_is_understood_better_with_the_mouth_in_sight(
     shipped = load_train(TRAIN)
     networks = [one for one, named in zip(given["networks"], shipped.networks, strict=True) if named.as_ in TAKEN]
     config = TrainConfig.model_validate(given | {"networks": networks})
-    with fitted.one_thread():
-        fitted.fit_all(config)
+    fitted.fit_all(config)
     figures: dict[str, Any] = evaluate.run(config)["figures"]
 
     assert {name: own["examples"] for name, own in figures.items()} == dict.fromkeys(TAKEN, 400)
