@@ -191,12 +191,14 @@ def _manifest(arguments: argparse.Namespace) -> tuple[int, dict[str, Any]]:
     table, passed_over = manifest.gather(arguments.sources, parent)
     bare = 0
     unspoken: dict[str, int] = {}
-    if arguments.pattern:
+    if arguments.pattern is not None:
         table = patterns.named(table, arguments.pattern)
     if arguments.join:
         table, bare = manifest.joined(table, arguments.join, arguments.on)
     if arguments.words:
-        slots = [name.strip() for name in (arguments.slots or "").split(",") if name.strip()]
+        slots = [name.strip() for name in arguments.slots.split(",")] if arguments.slots else []
+        if not all(slots):
+            raise ConfigError(f"--slots {arguments.slots}: a name is empty; `_` leaves a word out")
         table, unspoken = words.spoken(table, arguments.words, slots)
     if arguments.label_from and not parent:
         table = manifest.labelled(table, arguments.label_from)

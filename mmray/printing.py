@@ -298,7 +298,7 @@ def _train(result: dict[str, Any]) -> str:
     ]
     lines = [table(head, rows)]
     lines += [f"LEAK: {warning}" for warning in result["warnings"]]
-    lines += [f"left out: {note}" for note in result["notes"]]
+    lines += [f"note: {note}" for note in result["notes"]]
     counts = f"{result['computed']} trained now, {result['done_before']} before"
     lines.append(f"{result['fits']} networks: {counts}, {result['seconds']:.1f} s")
     return "\n".join([*lines, f"networks: {result['out']}/networks"])

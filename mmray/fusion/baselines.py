@@ -150,8 +150,9 @@ class Model:
         words: bool = False,
     ) -> None:
         drawn = train[labels.resampled(classes[train], resample, seed)]
+        kind = name if len(np.unique(classes[drawn])) > 1 else "majority"  # of one class there is nothing to learn
         self._read = read
-        self._fitted = classifier(name, seed, words).fit(read(drawn), classes[drawn])
+        self._fitted = classifier(kind, seed, words).fit(read(drawn), classes[drawn])
 
     def answers(self, places: Places) -> Places:
         """Return the class of each place."""
@@ -210,7 +211,7 @@ def calibrated(
     """Return calibrated log-probabilities (places, count) of the train part, out of fold, and of the test part.
 
     ``inner``: splits of the train part, as places of the data set. A sample that lacks the embedding gets zeros, which
-    speak for no class.
+    speak for no class; so does one of an inner fold outside of which nobody has it.
     """
     found = np.zeros((len(classes), count))
 
@@ -221,7 +222,7 @@ def calibrated(
 
     for part, held in inner:
         there = held[block.present[held]]
-        if len(there):
+        if len(there) and block.present[part].any():
             found[there] = fitted(part).logits(there, count)
     known, tested = train[block.present[train]], test[block.present[test]]
     factor = temperature(found[known], classes[known])

@@ -126,6 +126,8 @@ def _run(config: CrossmodalConfig) -> dict[str, Any]:
         map_files.save(model, storage.join(config.out, "maps", name), _provenance(found, parts, config))
     write_parquet(pa.concat_tables(answers), storage.join(config.out, "answers.parquet"))
     results["seconds"] = round(time.monotonic() - started, 3)
+    for name in set(NAMES) - set(config.maps):
+        storage.delete_folder(storage.join(config.out, "maps", name))  # of an earlier run: other pairs, other settings
     storage.put(storage.join(config.out, "results.json"), json.dumps(results, indent=1, ensure_ascii=False).encode())
     return results
 

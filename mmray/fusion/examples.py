@@ -19,6 +19,8 @@ from mmray.fusion.splits import Places
 from mmray.fusion.text_training import TextConfig
 from mmray.fusion.training import TrainConfig
 
+MEND = "other `folds`, another `validation` or `seed` may give it some"
+
 AnyConfig = TrainConfig | TextConfig
 
 
@@ -176,10 +178,11 @@ def _fold(
     for name, part in zip(("train", "validation", "test"), parts, strict=True):
         wanting = [one for one, there in zip(inputs, part.members, strict=True) if not len(there)]
         if wanting:
-            raise ConfigError(f"fold {number}: no sample of the {name} part has {wanting[0]!r}")
+            raise ConfigError(f"fold {number}: no sample of the {name} part has {wanting[0]!r}; {MEND}")
         for one, there in zip(inputs, part.members, strict=True):
             if config.pair_on and len(np.unique(owned[there])) < len(classes):
-                raise ConfigError(f"fold {number}: {one!r} lacks a class in the {name} part; pairs need all of them")
+                said = f"{one!r} lacks a class in the {name} part; pairs need all of them"
+                raise ConfigError(f"fold {number}: {said}; {MEND}")
     return Fold(number, *parts)
 
 

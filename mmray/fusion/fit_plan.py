@@ -121,12 +121,16 @@ def _check_starts(bench: Bench, made: tuple[Fit, ...]) -> None:
 
 
 def _lacking(bench: Bench) -> Iterator[str]:
-    """Say which classes a part of a fold lacks, in all samples or in those that have an input."""
+    """Say which classes a part of a fold lacks, in all samples or in those that have an input: a note for each part."""
     for fold in bench.folds:
         for part, words in ((fold.train, "train"), (fold.validation, "validation"), (fold.test, "test")):
             held = [set(part.classes[members].tolist()) for members in part.members]
+            found: dict[str, list[str]] = {}
             for number, name in enumerate(bench.classes):
                 wanting = [one.as_ for one, own in zip(bench.config.inputs, held, strict=True) if number not in own]
                 if wanting:
                     which = "" if len(wanting) == len(held) else f" with {' or '.join(map(repr, wanting))}"
-                    yield f"fold {fold.number}: no sample of the {words} part{which} is of class {name!r}"
+                    found.setdefault(which, []).append(name)
+            for which, names in found.items():
+                many = f"{len(names)} of {len(bench.classes)} classes, such as" if len(names) > 1 else "class"
+                yield f"fold {fold.number}: no sample of the {words} part{which} is of {many} {names[0]!r}"

@@ -83,6 +83,8 @@ def given(values: Sequence[Any]) -> tuple[Places, npt.NDArray[np.bool_]]:
     names = [None if value is None else str(value).strip().lower() for value in values]
     known = sorted({name for name in names if name is not None})
     numbers = {name: place for place, name in enumerate(known)}
+    if odd := {"training", "testing"} & set(known):
+        raise ConfigError(f"says {min(odd)!r} (it has: {', '.join(known)}); the two parts are called train and test")
     if {"train", "test"} & set(known):
         numbers = {"train": ALWAYS_TRAIN, "test": 0}
         if lacking := [name for name in numbers if name not in known]:

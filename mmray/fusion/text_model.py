@@ -114,6 +114,7 @@ def save(model: Any, tokenizer: Tokenizer, about: TextFile, provenance: dict[str
             OURS: about.model_dump(mode="json"),
             "provenance": provenance,
         }
+        storage.delete([storage.join(folder, "config.json")])
         for file in sorted(Path(local).iterdir()):
             if file.name != "config.json":
                 storage.put(storage.join(folder, file.name), file.read_bytes())

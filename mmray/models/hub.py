@@ -43,6 +43,8 @@ class Settings(dict[str, Any]):
 
 def config(path: str, *model_types: str) -> Settings:
     """Return the config.json of a folder; ConfigError where it is none, or of another ``model_type`` than these."""
+    if Path(path).is_file():
+        raise ConfigError(f"{path}: is one file, and a folder with its config.json is wanted")
     found = read_json(Path(path) / "config.json")
     if model_types and found.get("model_type") not in model_types:
         raise ConfigError(

@@ -1,6 +1,7 @@
 """The metrics of every epoch: one file per fit while it is trained, OUT/epochs.parquet when the run ends."""
 
 import json
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -8,9 +9,12 @@ from typing import Any
 import polars as pl
 
 from mmray import storage
+from mmray.errors import ConfigError
 from mmray.fusion.fits import Fit
 from mmray.tables import ledger
 from mmray.tables.store import Store
+
+log = logging.getLogger(__name__)
 
 Row = dict[str, Any]
 COLUMNS = (
@@ -45,7 +49,11 @@ def gather(out: Store, fits: Sequence[Fit]) -> pl.DataFrame:
     """Put what was written of these fits into OUT/epochs.parquet; rows of what is trained anew replace older ones."""
     found = [row for fit, rows, _ in Board(out.uri).news() if fit in fits for row in rows]
     new = pl.DataFrame(found, infer_schema_length=None)
-    kept = out.read("epochs.parquet")
+    try:
+        kept = out.read("epochs.parquet")
+    except ConfigError as error:  # no reason to lose what was trained
+        log.warning("%s; it is written anew", error)
+        kept = None
     old = ledger.as_polars(kept) if kept is not None else pl.DataFrame()
     if new.height and old.height:
         old = old.join(new.select("fold", "network").unique(), on=["fold", "network"], how="anti")

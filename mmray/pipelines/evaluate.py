@@ -184,13 +184,17 @@ def _ask(job: Job, pending: Sequence[Fit], files: Mapping[Fit, str], witness: st
         name, words = next(iter(failed.items()))
         raise MmrayError(
             f"{file}: {len(failed)} of {len(pending)} networks could not be evaluated; {name}: {words}; what the "
-            "others answered is kept, the same command goes on"
+            "others answered is kept, and the same command goes on (where a network's own file is damaged: delete its "
+            "folder and run `mmray train` first)"
         )
 
 
 def _read(file: str, fit: Fit) -> pl.DataFrame:
-    with storage.open_read(file) as opened:
-        found = pl.read_parquet(opened)
+    try:
+        with storage.open_read(file) as opened:
+            found = pl.read_parquet(opened)
+    except pl.exceptions.ComputeError as error:
+        raise ConfigError(f"{file}: is damaged; delete it, and {fit.name} is asked again: {error}") from None
     return found.with_columns(network=pl.lit(fit.network), fold=pl.lit(fit.fold, pl.Int32))
 
 

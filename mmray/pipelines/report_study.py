@@ -11,7 +11,7 @@ from mmray.errors import ConfigError
 from mmray.fusion import leaderboard
 from mmray.fusion.cells import Cell
 from mmray.fusion.config import StudyConfig
-from mmray.pipelines import projection, report_store
+from mmray.pipelines import projection, report_store, study
 from mmray.pipelines.projection import Projection
 from mmray.report.cards import Sample
 from mmray.report.embedding_map import EmbeddingMap
@@ -52,7 +52,8 @@ def gathered(out: Store, page: str, kind: Projection) -> StudyReport:
     rows, confusions = leaderboard.build(config, records)
     splits: dict[str, Any] = {}
     for cell, record in records.items():
-        splits.setdefault(cell.labels, record.get("counts"))
+        if "counts" in record:
+            splits.setdefault(cell.labels, record["counts"])
     worst = {name: _worst(own) for name, own in tried.items()}
     notes = list(account["notes"])
     store = _store(str(about["store"]), notes)
@@ -71,7 +72,7 @@ def gathered(out: Store, page: str, kind: Projection) -> StudyReport:
 def _records(out: Store, names: Sequence[str]) -> Iterator[tuple[Cell, Record]]:
     """Yield the cells of the study as it was run last, one at a time: their answers may be many."""
     for name in names:
-        record = out.read_json("cells", name)
+        record = study.read_cell(out, name)
         if record is None:
             continue
         about = record.pop("cell")

@@ -24,18 +24,24 @@ from mmray.fusion.sides import Material
 from mmray.pipelines import cluster
 from mmray.pipelines.console import Progress
 from mmray.report import study as report
-from mmray.tables.store import Store, locked, write_parquet
+from mmray.tables.store import Store, locked, open_out, write_parquet
 
 log = logging.getLogger(__name__)
 
 Record = dict[str, Any]
-STATUSES = ("done", "failed", "timed_out")
+HAS = {
+    "done": {"cell", "accuracy", "classes", "confusion", "counts"}, "failed": {"cell", "detail"},
+    "timed_out": {"cell", "detail", "timeout_s"},
+}  # fmt: skip
 
 
 def run(config: StudyConfig, file: str = "configuration") -> Record:
     """Run what of a study is not done; returns the account and the leaderboard, which also stand in OUT."""
     began = time.monotonic()
-    out = Store(storage.absolute(config.out))
+    try:
+        out = open_out(config.out, "study.json")
+    except ConfigError as error:
+        raise ConfigError(f"{file}: {error}") from None
     with locked(out, provenance.new_run_id()) as note:
         if note:
             log.warning("%s", note)
@@ -60,7 +66,7 @@ def run(config: StudyConfig, file: str = "configuration") -> Record:
                 busy = spent_s / (time.monotonic() - started) / float(ray.cluster_resources().get("CPU", 1))
         return _finish(config, out, material, records, [f"{key}.json" for key in keys.values()], {
             "study": out.uri, "cells": len(keys),
-            **{status: sum(one["status"] == status for one in records.values()) for status in STATUSES},
+            **{status: sum(one["status"] == status for one in records.values()) for status in HAS},
             "computed": len(pending), "busy": busy and round(busy, 3), "warnings": warnings, "notes": said,
             "seconds": round(time.monotonic() - began, 3),
         })  # fmt: skip
@@ -115,10 +121,23 @@ def check_cpus(ray: Any, config: StudyConfig, file: str) -> None:
 
 def _kept(out: Store, key: str, config: StudyConfig) -> Record | None:
     """Return the result of a cell that need not be computed: done, or given up with no less time than now."""
-    record = out.read_json("cells", f"{key}.json")
+    record = read_cell(out, f"{key}.json")
     if record is None or record["status"] == "failed":
         return None
     return None if record["status"] == "timed_out" and config.timeout_s > record["timeout_s"] else _short(record)
+
+
+def read_cell(out: Store, name: str) -> Record | None:
+    """Read what came of a cell; None where it has no file yet, or a damaged one, which is said."""
+    try:
+        record = out.read_json("cells", name)
+    except ConfigError as error:
+        log.warning("%s; the cell counts as not done", error)
+        return None
+    if record is None or HAS.get(record.get("status", ""), {"status"}) <= record.keys():
+        return record
+    log.warning("%s: lacks what a cell has; it counts as not done", out.path("cells", name))
+    return None
 
 
 def _short(record: Record) -> Record:
@@ -193,7 +212,8 @@ def _finish(
     sets = {name: {"classes": one.counts, "left_out": one.excluded} for name, one in material.labels.items()}
     splits: dict[str, Any] = {}
     for cell, record in records.items():
-        splits.setdefault(cell.labels, record.get("counts"))
+        if "counts" in record:
+            splits.setdefault(cell.labels, record["counts"])
     account = account | {"labels": sets, "leaderboard": rows, "report": out.path("report.html")}
     storage.put(out.path("report.html"), report.page(account, confusions, splits).encode())
     storage.put(out.path("study.json"), json.dumps(account, ensure_ascii=False).encode())

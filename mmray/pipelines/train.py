@@ -26,12 +26,13 @@ from mmray.fusion.training import TrainConfig, Training
 from mmray.pipelines import cluster, epochs
 from mmray.pipelines.console import Progress
 from mmray.pipelines.train_worker import Job, work
-from mmray.tables.store import Store, locked
+from mmray.tables.store import Store, locked, open_out
 
 log = logging.getLogger(__name__)
 
 Record = dict[str, Any]
 LOOK_S = 0.5  # between looks at what the workers have written
+STALE = ("evaluation.json", "evaluation.html", "predictions.parquet")  # what was said of networks that are replaced
 POLL_S = "0.25"  # Ray's default is 2 s, and it takes one report at a time
 
 
@@ -58,8 +59,11 @@ def drive(config: Training, plan: Plan, file: str) -> Record:
     for leak in plan.leaks:
         log.warning("LEAK: %s", leak)
     for note in plan.notes:
-        log.info("left out: %s", note)
-    out = Store(storage.absolute(config.out))
+        log.info("note: %s", note)
+    try:
+        out = open_out(config.out, "train.json")
+    except ConfigError as error:
+        raise ConfigError(f"{file}: {error}") from None
     with locked(out, provenance.new_run_id()) as taken_over:
         if taken_over:
             log.warning("%s", taken_over)
@@ -70,6 +74,7 @@ def drive(config: Training, plan: Plan, file: str) -> Record:
                 with cluster.connected() as connection:
                     check_workers(connection, config, file)
                     cluster.check_shared(connection, config.out, out.path("lock.json"), "out")
+                    storage.delete(out.path(name) for name in STALE)
                     _train(connection, config, Job(out.uri, plan, max(1, int(config.cpus_per_worker))), pending)
         finally:
             told = epochs.gather(out, fits)

@@ -34,7 +34,8 @@ def render(title: str, results: Mapping[str, Any]) -> str:
         "Left out": f"<p>{escape(', '.join(excluded))}</p>" if excluded else "",
     }
     sides = " to ".join(f"{results[side]['extractor']} ({results[side]['pooling']})" for side in ("source", "target"))
-    head_of_page = f"<header><h1>{escape(title)}</h1><p class=about>{escape(sides)}</p>{tiles(figures)}</header>"
+    leaks = "".join(f"<p class=warn><b>Leak:</b> {escape(one)}</p>" for one in results["warnings"])
+    head_of_page = f"<header><h1>{escape(title)}</h1><p class=about>{escape(sides)}</p>{leaks}{tiles(figures)}</header>"
     return page(f"{title} · mmray report", [head_of_page, *contents(sections)])
 
 

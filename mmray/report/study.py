@@ -12,7 +12,8 @@ from mmray.report.page import confusion, contents, tiles, wide
 from mmray.report.page import page as whole
 
 LEGEND = (
-    "Of the test parts alone, with 95 % intervals of the accuracy; <i>balanced</i> is the mean recall of the classes."
+    "Of the test parts alone, with 95 % intervals of the accuracy; <i>balanced</i> is the mean recall of the classes. "
+    "Several seeds count together: figures are of all their answers."
 )
 PUBLISHED = (
     " <i>published</i>, and the red mark, is the figure a document gives for its own run on its own corpus: not a "

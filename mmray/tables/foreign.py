@@ -167,22 +167,23 @@ def _matrix(lists: pa.Array, dim: int, uri: str, done: int) -> Matrix:
 
 
 def _csv(uri: str) -> Vectors:
-    with storage.open_read(uri) as file, pyarrow.csv.open_csv(file) as table:
+    parsing = pyarrow.csv.ParseOptions(newlines_in_values=True)
+    with storage.open_read(uri) as file, pyarrow.csv.open_csv(file, parse_options=parsing) as table:
         names = table.schema.names
     numbers = [name for name in names if NUMBERED.fullmatch(name)]
     places = [int(name.removeprefix("e")) for name in numbers]
     if not numbers or places != list(range(len(numbers))):
         raise ConfigError(f"{uri}: the numbers of a vector stand in columns e0, e1, e2 ... (it has: {_shown(names)})")
     others = [name for name in names if name not in numbers]
-    texts = {name: pa.string() for name in others if name in manifest.TEXTS}
-    options = pyarrow.csv.ConvertOptions(include_columns=others, column_types=texts, strings_can_be_null=True)
-    with storage.open_read(uri) as file:
-        columns = manifest.checked(pyarrow.csv.read_csv(file, convert_options=options), uri)
+    columns = manifest.checked(manifest.csv_columns(lambda: storage.open_read(uri), only=others), uri)
 
     def chunks(at_once: int) -> Iterator[Matrix]:
         options = pyarrow.csv.ConvertOptions(include_columns=numbers, column_types=dict.fromkeys(numbers, pa.float32()))
         reading = pyarrow.csv.ReadOptions(block_size=CHUNK_BYTES)
-        with storage.open_read(uri) as file, pyarrow.csv.open_csv(file, reading, convert_options=options) as table:
+        with (
+            storage.open_read(uri) as file,
+            pyarrow.csv.open_csv(file, reading, parse_options=parsing, convert_options=options) as table,
+        ):
             for batch in table:
                 for first in range(0, batch.num_rows, at_once):
                     part = batch.slice(first, at_once)

@@ -3,8 +3,9 @@
 import json
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from io import BytesIO
+from typing import BinaryIO
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -98,23 +99,34 @@ def parsed(uri: str) -> pa.Table:
         if lower.endswith((".jsonl", ".ndjson")):
             return _jsonl(data.decode("utf-8-sig"), uri)
         if lower.endswith((".csv", ".tsv")):
-            return _csv(data, "\t" if lower.endswith(".tsv") else ",")
+            return csv_columns(lambda: BytesIO(data), "\t" if lower.endswith(".tsv") else ",")
     except (pa.ArrowException, UnicodeDecodeError) as error:
         raise ConfigError(f"{uri}: cannot be read: {error}") from None
     raise ConfigError(f"{uri}: not a manifest; give one of {', '.join(LISTS)}")
 
 
-def _csv(data: bytes, delimiter: str) -> pa.Table:
-    """Read CSV; ids, labels and texts stay text even where every one of them looks like a number."""
-    header = data.removeprefix(b"\xef\xbb\xbf").splitlines()[0].decode().split(delimiter) if data else []
-    names = [name.strip().strip('"') for name in header]
-    return pyarrow.csv.read_csv(
-        BytesIO(data),
-        parse_options=pyarrow.csv.ParseOptions(delimiter=delimiter, newlines_in_values=True),
-        convert_options=pyarrow.csv.ConvertOptions(
-            column_types={name: pa.string() for name in names if name in TEXTS}, strings_can_be_null=True
-        ),
-    )
+def csv_columns(opened: Callable[[], BinaryIO], delimiter: str = ",", only: Sequence[str] = ()) -> pa.Table:
+    """Read columns (``only``, or all) of CSV: what TEXTS names is text, and nothing at all is null.
+
+    Of texts a word such as NA, null or nan is null only where it stands without quotes, as R writes what is missing.
+    """
+    parsing = pyarrow.csv.ParseOptions(delimiter=delimiter, newlines_in_values=True)
+    kinds = dict.fromkeys(TEXTS, pa.string())
+
+    def read(names: Sequence[str], quoted: bool) -> pa.Table:
+        options = pyarrow.csv.ConvertOptions(
+            include_columns=names, column_types=kinds, strings_can_be_null=True, quoted_strings_can_be_null=quoted
+        )
+        with opened() as file:
+            return pyarrow.csv.read_csv(file, parse_options=parsing, convert_options=options)
+
+    table = read(only, quoted=True)
+    if texts := [name for name in TEXTS if table.column_names.count(name) == 1]:
+        again = read(texts, quoted=False)
+        for name in texts:
+            words = pc.if_else(pc.equal(again[name], ""), None, again[name])
+            table = table.set_column(table.column_names.index(name), name, words)
+    return table
 
 
 def _jsonl(text: str, uri: str) -> pa.Table:

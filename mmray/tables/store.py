@@ -20,6 +20,10 @@ from mmray.errors import ConfigError, MmrayError
 SCHEMA_VERSION = 1
 STALE_S = 120.0  # a lock that nobody renewed for so long belongs to a dead run
 RENEW_S = 20.0
+OUTS = {
+    "store.json": "a store", "study.json": "a study", "results.json": "a cross-modal study",
+    "train.json": "trained networks",
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,18 +37,22 @@ class Store:
         return storage.join(self.uri, *parts)
 
     def read(self, *parts: str) -> pa.Table | None:
-        """Read a Parquet table of the store; None where there is none yet."""
+        """Read a Parquet table of the store; None where there is none yet, ConfigError where it is damaged."""
         try:
             return read_parquet(self.path(*parts))
         except FileNotFoundError:
             return None
+        except pa.ArrowInvalid as error:
+            raise ConfigError(f"{self.path(*parts)}: is damaged, it cannot be read as Parquet: {error}") from None
 
     def read_json(self, *parts: str) -> dict[str, Any] | None:
-        """Read a JSON file of the store; None where there is none yet."""
+        """Read a JSON file of the store; None where there is none yet, ConfigError where it is damaged."""
         try:
             data = json.loads(storage.read_bytes(self.path(*parts)))
         except FileNotFoundError:
             return None
+        except ValueError as error:
+            raise ConfigError(f"{self.path(*parts)}: is damaged, it is not JSON: {error}") from None
         return data if isinstance(data, dict) else None
 
     def write_json(self, data: dict[str, Any], *parts: str) -> None:
@@ -82,7 +90,7 @@ def open_store(uri: str, create: bool = False) -> Store:
     store = Store(uri.rstrip("/") or "/")
     try:
         about = store.read_json("store.json")
-    except (OSError, ValueError) as error:
+    except OSError as error:
         raise ConfigError(f"{uri}: the store cannot be opened: {error}") from None
     if about is None:
         if not create:
@@ -96,6 +104,18 @@ def open_store(uri: str, create: bool = False) -> Store:
         found = about["schema_version"]
         raise ConfigError(f"{uri}: was written by a newer mmray (schema {found}, this one knows {SCHEMA_VERSION})")
     return store
+
+
+def open_out(uri: str, own: str) -> Store:
+    """Open the folder that a verb puts results into; ConfigError where it holds those of another kind than ``own``.
+
+    ``own``: the file that marks this kind, a key of OUTS.
+    """
+    out = Store(storage.absolute(uri))
+    for file, what in OUTS.items():
+        if file != own and storage.exists(out.path(file)):
+            raise ConfigError(f"out: {out.uri} holds {what} ({file}): give what comes of this one a folder of its own")
+    return out
 
 
 @contextmanager

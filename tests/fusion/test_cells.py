@@ -59,6 +59,18 @@ def test_a_small_corpus_teaches_every_classifier(make: Make, name: str) -> None:
     assert found["accuracy"] > 0.8
 
 
+@pytest.mark.parametrize("name", CLASSIFIERS)
+def test_late_fusion_bears_folds_of_one_class_and_without_an_embedding(make: Make, name: str) -> None:
+    common = ["rare" if place in {3, 50} else "common" for place in range(90)]
+    config, material = make(columns={"label": common}, folds=2)
+    found = cells.evaluate(Cell(("a", "b"), "late", (name, name), "given", 0), config, material)
+    assert found["samples"] == len(found["answers"]["ids"]) == 90
+    # In each of two folds some inner fold holds all who have it.
+    config, material = make(have={"b": [0, 1, 2, 3]}, folds=2, missing="mask")
+    found = cells.evaluate(Cell(("a", "b"), "late", (name, name), "given", 0), config, material)
+    assert found["samples"] == len(found["answers"]["ids"]) == 90
+
+
 def test_every_tested_sample_has_one_answer_and_the_figures_are_theirs(make: Make) -> None:
     split = ["train" if place < 45 else "test" if place < 80 else "val" for place in range(90)]
     tested = {"stratified": range(2, 90), "given": range(45, 80)}

@@ -1,5 +1,7 @@
 """The figures are scikit-learn's, and the intervals hold what they promise."""
 
+import tracemalloc
+
 import numpy as np
 from sklearn import metrics as reference
 
@@ -31,3 +33,19 @@ def test_the_interval_of_macro_f1_is_around_it_and_narrows() -> None:
     nearer = metrics.macro_f1_interval(100 * small)
     assert nearer[1] - nearer[0] < (high - low) / 5
     assert metrics.macro_f1_interval(small) == (low, high)
+
+
+def test_many_classes_cost_no_more_than_their_answers() -> None:
+    random = np.random.default_rng(0)
+    true = random.integers(0, 1000, 3000)
+    counts = metrics.confusion(true, np.where(random.random(3000) < 0.5, true, random.integers(0, 1000, 3000)), 1000)
+    tracemalloc.start()
+    low, high = metrics.macro_f1_interval(counts)
+    _, peak_bytes = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert 0 < low < high < 1
+    assert peak_bytes < 300e6  # a draw of every cell of the matrix is 8 MB, and there are a thousand
+    few = counts[:3, :3] + np.diag([5, 0, 2])
+    drawn = np.random.default_rng(0).multinomial(int(few.sum()), few.ravel() / few.sum(), metrics.DRAWS)
+    whole = np.quantile(metrics.macro_f1(drawn.reshape(-1, 3, 3).astype(float)), [0.025, 0.975])
+    np.testing.assert_allclose(metrics.macro_f1_interval(few), whole, atol=0.03)

@@ -62,7 +62,8 @@ def test_a_column_is_one_split_or_folds() -> None:
     numbers, part = splits.given([1, 2, 3, 1, None])
     assert len(list(splits.parts(numbers[part]))) == 3
     assert (splits.given(["Train", " test", "VAL"])[0] == splits.given(["train", "test", "val"])[0]).all()
-    for values, words in ((["train", "val"], "has no 'test'.*train, val"), (["test", None], "has no 'train'")):
+    for values, words in ((["train", "val"], "has no 'test'.*train, val"), (["test", None], "has no 'train'"),
+                          (["training", "testing"], "'testing' .*are called train and test")):  # fmt: skip
         with pytest.raises(ConfigError, match=words):
             splits.given(values)
 

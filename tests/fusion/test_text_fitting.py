@@ -13,6 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from mmray import storage
 from mmray.config import validate
 from mmray.errors import ConfigError, MmrayError
 from mmray.fusion import text_fits, text_fitting, text_model
@@ -488,6 +489,24 @@ def test_a_classifier_may_stand_in_an_object_store(config: Callable[..., TextCon
     logits = text_model.load(fit.folder(s3_bucket)).logits([("clip", "waves"), (None, "moss")])
     torch.testing.assert_close(fitting._model.eval().state_dict(), fitting.state()["best"])
     assert logits.shape == (2, 3)
+
+
+def test_a_folder_that_is_half_replaced_is_not_taken_for_the_old_one(
+    config: Callable[..., TextConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, fitting, fit = made(config(schedule=SCHEDULE | {"epochs": 1}))
+    fitting.epoch()
+    fitting.export(fit.folder(str(tmp_path)))
+    assert fit.done(str(tmp_path)) is not None
+
+    def killed(uri: str, data: bytes) -> None:
+        del data
+        raise KeyboardInterrupt(uri)
+
+    monkeypatch.setattr(storage, "put", killed)
+    with pytest.raises(KeyboardInterrupt):
+        fitting.export(fit.folder(str(tmp_path)))
+    assert fit.done(str(tmp_path)) is None
 
 
 def test_a_batch_is_cut_where_it_is_large_and_gives_the_same_gradients(

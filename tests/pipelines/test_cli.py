@@ -78,6 +78,8 @@ def test_a_manifest_is_made_from_a_folder_with_a_joined_list(
     assert (said["samples"], said["not_joined"]) == (len(names), len(names) - 2)
     assert pq.read_schema(target).names == ["sample_id", "uri", "size_bytes", "source_tag", "label", "word"]
     assert cli.main(["manifest", str(tmp_path / "nowhere"), "-o", target]) == 2
+    assert cli.main(["manifest", str(clips), "-o", target, "--pattern", ""]) == 2
+    assert cli.main(["manifest", str(clips), "-o", target, "--words", "word", "--slots", "a,,_"]) == 2
 
 
 def test_models_are_listed_with_their_licences(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

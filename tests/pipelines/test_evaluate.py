@@ -180,6 +180,15 @@ def test_what_was_asked_is_not_asked_again(
     assert cli.main(["evaluate", str(path)]) == 3
     assert "1 of 10 networks could not be evaluated; fold 0, image: ConfigError" in caplog.text
     assert len(list((out / "evaluation").iterdir())) == 9
+    (out / "networks" / "fold-0" / "image" / "config.json").unlink()
+    assert cli.main(["train", str(path)]) == 0
+    assert not (out / "evaluation.json").exists(), "what was said of a network that is replaced is not said any more"
+    assert cli.main(["report", str(out), "-o", str(out / "none.html")]) == 2
+    answers = next((out / "evaluation").iterdir())
+    answers.write_bytes(answers.read_bytes()[:300])
+    caplog.clear()
+    assert cli.main(["evaluate", str(path)]) == 2
+    assert f"{answers.name}: is damaged; delete it" in caplog.text
 
 
 def swept(path: Path) -> list[Any]:

@@ -60,7 +60,7 @@ def stored(folder: Path, data: Path) -> str:
     return store
 
 
-@pytest.mark.slow  # 42 networks: 20 minutes
+@pytest.mark.slow  # 42 networks: 40 minutes of a core
 def test_who_speaks_is_new_and_both_together_are_never_worse_than_one(
     ray_session: None, test_data: Path, tmp_path: Path
 ) -> None:

@@ -170,7 +170,11 @@ def test_a_study_is_reported_without_its_store(studied: Path, tmp_path: Path) ->
 
 def test_the_report_of_maps_between_modalities(tmp_path: Path, chromium: Browser) -> None:
     matrices = {"a": making.clusters(CLASSES, 5, 0.3), "b": making.clusters(CLASSES, 4, 0.3, 1)}
+    for matrix in matrices.values():
+        matrix[20:40] = matrix[:20]  # the same pairs once more: some stand on both sides
     made = making.store(tmp_path / "store", {"label": ["x"] * 60}, matrices, have={"a": range(55)})
+    earlier = tmp_path / "out" / "maps" / "contrastive"
+    earlier.mkdir(parents=True)
     sides = {side: crossmodal.Side(extractor=name) for side, name in (("source", "a"), ("target", "b"))}
     crossmodal.run(
         crossmodal.CrossmodalConfig(store=made, out=str(tmp_path / "out"), maps=("linear",), held_out=20, **sides)
@@ -184,6 +188,9 @@ def test_the_report_of_maps_between_modalities(tmp_path: Path, chromium: Browser
         told = f"{found['different_answers']} ({found['different_share']:.0%})"
         assert page.locator("tbody tr").last.locator("td").last.inner_text() == told
         assert "5 only in target" in page.locator("main").inner_text()
+        (said,) = json.loads((tmp_path / "out" / "results.json").read_bytes())["warnings"]
+        assert page.locator(".warn").inner_text() == f"Leak: {said}"
+    assert not earlier.exists(), "a map of an earlier run, of other pairs or settings, is found by no search"
 
 
 def text_store(folder: Path, samples: int, dim: int = 8, partitions: int = 2) -> str:

@@ -199,3 +199,29 @@ def test_combinations_without_a_cell_are_refused(config: Write) -> None:
 @pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*study*.yaml")), ids=lambda path: path.name)
 def test_the_studies_that_are_shipped_are_valid(path: Path) -> None:
     assert load_study(str(path)).embeddings
+
+
+def test_a_damaged_cell_is_done_again_and_left_out_of_the_report(
+    ray_session: None, config: Write, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = config(fusions=["single"])
+    first = run(path)
+    files = sorted((tmp_path / "out" / "cells").iterdir())
+    damages = [files[0].read_bytes()[:100], b"", b"{}", b'{"status": "done"}', b"\xff\xfe"]
+    for file, data in zip(files, damages, strict=False):
+        file.write_bytes(data)
+    assert cli.main(["report", str(tmp_path / "out"), "-o", str(tmp_path / "report.html")]) == 0
+    assert all(f"{file.name}: " in caplog.text for file in files[: len(damages)])
+    again = run(path)
+    assert again["computed"] == len(damages) < len(files)
+    assert [row["accuracy"] for row in again["leaderboard"]] == [row["accuracy"] for row in first["leaderboard"]]
+
+
+def test_the_folder_of_something_else_is_not_written_into(config: Write, tmp_path: Path) -> None:
+    for kind, name in (("a store", "store"), ("trained networks", "train"), ("a cross-modal study", "results")):
+        folder = tmp_path / kind
+        folder.mkdir()
+        (folder / f"{name}.json").write_text("{}")
+        with pytest.raises(ConfigError, match=rf"study\.yaml: out: {folder} holds {kind} \({name}\.json\)"):
+            run(config(out=str(folder)))
+        assert [file.name for file in folder.iterdir()] == [f"{name}.json"]

@@ -186,7 +186,7 @@ def test_what_is_done_is_accounted_for_and_not_done_again(
     assert cli.main(["train", str(write("trained", workers=2))]) == 0
     printed = capsys.readouterr().out
     assert "4 networks: 0 trained now, 4 before" in printed
-    assert "left out: b: 100 of 600 samples have no vectors" in printed
+    assert "note: b: 100 of 600 samples have no vectors" in printed
 
 
 def test_a_trained_network_is_a_folder_of_its_own(trained: Any) -> None:

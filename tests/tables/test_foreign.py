@@ -251,3 +251,14 @@ def test_files_that_do_not_go_together_are_told(tmp_path: Path) -> None:
     labels = idx_file(tmp_path / "l.idx", np.zeros(2))
     with pytest.raises(ConfigError, match="has labels already"):
         foreign.read([str(wide), str(labels), str(labels)])
+
+
+@pytest.mark.parametrize("label", ["NA", "null", "nan", "two\nlines", 'a "quoted", word'])
+def test_a_quoted_word_of_csv_is_a_word_and_nothing_is_nothing(tmp_path: Path, label: str) -> None:
+    quoted = '"' + label.replace('"', '""') + '"'
+    rows = [f"s{n},{quoted},{n}.5,1" for n in range(50_000)]  # several blocks, which lines in quotes cross
+    (tmp_path / "v.csv").write_text("\n".join(["sample_id,label,e0,e1", *rows, "x,NA,1,1", "y,,1,1", 'z,"",1,1']))
+    (found,) = foreign.read([str(tmp_path / "v.csv")])
+    assert set(found.columns["label"].to_pylist()[:-3]) == {label}
+    assert found.columns["label"].to_pylist()[-3:] == [None] * 3
+    assert vectors(tmp_path / "v.csv", at_once=9_000).shape == (50_003, 2)

@@ -6,6 +6,7 @@ import sys
 import time
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
 from mmray import storage
@@ -61,3 +62,15 @@ def test_a_newer_store_and_a_folder_that_is_none_are_refused(uri: str) -> None:
     storage.put(storage.join(uri, "store.json"), b'{"schema_version": 99}')
     with pytest.raises(ConfigError, match="newer mmray"):
         open_store(uri)
+
+
+def test_a_damaged_file_is_named(uri: str) -> None:
+    store = open_store(uri, create=True)
+    for data in (b"{", b"", b"\xff\xfe"):
+        storage.put(store.path("a.json"), data)
+        with pytest.raises(ConfigError, match=r"store/a\.json: is damaged, it is not JSON"):
+            store.read_json("a.json")
+    store.write(pa.table({"a": [1]}), "a.parquet")
+    storage.put(store.path("a.parquet"), storage.read_bytes(store.path("a.parquet"))[:-9])
+    with pytest.raises(ConfigError, match=r"store/a\.parquet: is damaged, it cannot be read as Parquet"):
+        store.read("a.parquet")

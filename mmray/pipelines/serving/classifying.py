@@ -18,6 +18,7 @@ from mmray.fusion.examples import Batch
 from mmray.fusion.network_files import InputFile
 from mmray.generation.base import GenerateFn, Progress, RequestError
 from mmray.pipelines import query
+from mmray.pipelines.adopt_rows import IMPORTED
 from mmray.pipelines.job import Task
 from mmray.pipelines.serving.reading import Medium, Reading, vectors
 from mmray.pipelines.worker import loaded
@@ -51,6 +52,8 @@ def _task(one: InputFile, store: str) -> Task:
     about = open_store(store).read_json("provenance", f"{one.extractor}.json")
     if about is None:
         raise ConfigError(f"{store} has no extractor {one.extractor}, which the input {one.as_!r} is read from")
+    if about["identity"]["name"] == IMPORTED:
+        raise ConfigError(f"the input {one.as_!r} is read from imported vectors: nothing here makes such of an upload")
     if about["kind"] not in VECTORS:
         raise ConfigError(f"the input {one.as_!r} is of {about['kind']}: only vectors can be served")
     try:

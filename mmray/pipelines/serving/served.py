@@ -111,7 +111,8 @@ def prepare(config: ServeConfig, file: str) -> tuple[Served, ...]:
         if own := [one for one in found if one.entry.pool == name]:
             fitting(pool, own, f"{file}: pools.{name}")
     if twice := [name for name in names if names.count(name) > 1]:
-        raise ConfigError(f"{file}: two models are called {twice[0]!r}; give one another name with `as: ...`")
+        mend = "give one another name with `as: ...` (a trained network has its folder's)"
+        raise ConfigError(f"{file}: two models are called {twice[0]!r}; {mend}")
     return tuple(found)
 
 
