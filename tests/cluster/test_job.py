@@ -31,8 +31,10 @@ def head(environment: dict[str, str]) -> Iterator[dict[str, str]]:  # noqa: F811
     words = "--head --port 6511 --dashboard-host 127.0.0.1 --dashboard-port 8771 --dashboard-agent-listen-port 52399"
     words += " --dashboard-agent-grpc-port 52398 --ray-client-server-port 6512 --metrics-export-port 6513"
     words += f" --num-cpus 2 --object-store-memory 200000000 --temp-dir {folder} --disable-usage-stats"
-    subprocess.run([RAY, "start", *words.split()], env=settings, check=True, capture_output=True, timeout=120)
+    command = [RAY, "start", *words.split()]
+    begun = subprocess.run(command, env=settings, check=False, capture_output=True, text=True, timeout=120)
     try:
+        assert begun.returncode == 0, begun.stdout + begun.stderr
         yield settings
     finally:
         own = [one for one in psutil.process_iter(["cmdline"]) if str(folder) in " ".join(one.info["cmdline"] or [])]

