@@ -14,7 +14,7 @@ from mmray.errors import ConfigError, Reason
 from mmray.pipelines import plan
 from mmray.pipelines.state import changed
 from mmray.tables import ledger
-from mmray.tables.store import Store, locked, open_store
+from mmray.tables.store import Store, holding, locked, open_store
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +115,7 @@ def account(seen: View) -> dict[str, Any]:
         "nothing_to_do": all(counts["pending"] == 0 for counts in accounts.values()),
         "seconds": last.get("seconds"),
         "names": {one["id"]: one["as"] for one in seen.extractors},
-        "running": seen.store.read_json("lock.json"),
+        "running": holding(seen.store),
     }
     result["adds_up"] = ledger.adds_up(accounts, seen.samples)
     return result | _pace(seen.rows, accounts)

@@ -134,8 +134,21 @@ def locked(store: Store, run_id: str) -> Iterator[str | None]:
     finally:
         stop.set()
         renewer.join()
-        if (holder := store.read_json("lock.json")) and holder.get("run_id") == run_id:
+        if (holder := holding(store)) and holder.get("run_id") == run_id:
             storage.delete([path])
+
+
+def holding(store: Store) -> dict[str, Any] | None:
+    """Return who holds the lock, None where nobody does.
+
+    A lock that stays unreadable for a second is of a run that was killed while it wrote it, and as stale as any.
+    """
+    for wait_s in (0.1, 0.9, 0.0):
+        try:
+            return store.read_json("lock.json")
+        except ConfigError:
+            time.sleep(wait_s)
+    return {"run_id": "unknown", "node": "an unknown machine"}
 
 
 def _ticket(run_id: str) -> bytes:
@@ -147,10 +160,10 @@ def _acquire(store: Store, path: str, run_id: str) -> str | None:
     note = None
     for _ in range(3):
         if storage.create_new(path, _ticket(run_id)):
-            holder = store.read_json("lock.json")  # who won, where a store cannot create exclusively
+            holder = holding(store)  # who won, where a store cannot create exclusively
             if holder and holder.get("run_id") == run_id:
                 return note
-        holder = store.read_json("lock.json")
+        holder = holding(store)
         if holder is None:
             continue
         if _alive(holder):

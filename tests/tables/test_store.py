@@ -56,6 +56,15 @@ def test_the_lock_of_another_machine_is_stale_after_two_minutes(uri: str) -> Non
         assert "far" in note
 
 
+def test_a_lock_that_was_never_finished_is_taken_over(uri: str) -> None:
+    store = open_store(uri, create=True)
+    storage.put(store.path("lock.json"), b"")
+    with locked(store, "mine") as note:
+        assert note is not None
+        assert "took over the lock of the dead run unknown" in note
+    assert store.read_json("lock.json") is None
+
+
 def test_a_newer_store_and_a_folder_that_is_none_are_refused(uri: str) -> None:
     with pytest.raises(ConfigError, match="is not a store"):
         open_store(uri)
