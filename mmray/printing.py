@@ -201,7 +201,8 @@ def _export(result: dict[str, Any]) -> str:
 def _report(result: dict[str, Any]) -> str:
     size = f"{result['size_bytes'] / 1e6:.1f} MB"
     shown = f"{result['samples']} samples, {result['maps']} map(s), {result['thumbnails']} thumbnail(s)"
-    return "\n".join([f"{result['report']}: the report of a {result['of']}, {size}; {shown}", *result["notes"]])
+    of = f"{'an' if result['of'].startswith('e') else 'a'} {result['of']}"
+    return "\n".join([f"{result['report']}: the report of {of}, {size}; {shown}", *result["notes"]])
 
 
 def _search(result: dict[str, Any]) -> str:
