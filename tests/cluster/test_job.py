@@ -1,9 +1,11 @@
 """A job submitted to a Ray cluster, stopped and submitted again, ends with the account of an undisturbed run."""
 
+import contextlib
 import json
 import secrets
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -17,7 +19,15 @@ from tests.conftest import ROOT
 from tests.pipelines.conftest import environment, wait_for, write  # noqa: F401 — fixtures
 
 RAY = str(Path(sys.executable).with_name("ray"))
-DASHBOARD = "http://127.0.0.1:8771"
+
+
+def free_ports(count: int) -> list[int]:
+    """Return ports that nobody listens on, all different."""
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        return [one.getsockname()[1] for one in sockets]
 
 
 @pytest.fixture
@@ -25,11 +35,14 @@ def head(environment: dict[str, str]) -> Iterator[dict[str, str]]:  # noqa: F811
     """Start a head on loopback ports of its own, with a token; end what it started, and nothing else."""
     folder = Path(f"/tmp/mmray-ray-{secrets.token_hex(4)}")  # Ray's sockets need a short path
     settings = {**environment, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
-    settings |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_API_SERVER_ADDRESS": DASHBOARD, "RAY_TMPDIR": str(folder)}
+    port, dashboard, agent, agent_grpc, client, metrics = free_ports(6)
+    settings |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{dashboard}"}
+    settings["RAY_TMPDIR"] = str(folder)
     settings["PATH"] = f"{Path(sys.executable).parent}:{settings['PATH']}"  # where the job's `python` is found
     settings.pop("RAY_ADDRESS")
-    words = "--head --port 6511 --dashboard-host 127.0.0.1 --dashboard-port 8771 --dashboard-agent-listen-port 52399"
-    words += " --dashboard-agent-grpc-port 52398 --ray-client-server-port 6512 --metrics-export-port 6513"
+    words = f"--head --port {port} --dashboard-host 127.0.0.1 --dashboard-port {dashboard}"
+    words += f" --dashboard-agent-listen-port {agent} --dashboard-agent-grpc-port {agent_grpc}"
+    words += f" --ray-client-server-port {client} --metrics-export-port {metrics}"
     words += f" --num-cpus 2 --object-store-memory 200000000 --temp-dir {folder} --disable-usage-stats"
     command = [RAY, "start", *words.split()]
     begun = subprocess.run(command, env=settings, check=False, capture_output=True, text=True, timeout=120)
