@@ -50,10 +50,6 @@ def gathered(out: Store, page: str, kind: Projection) -> StudyReport:
             _count(tried.setdefault(cell.labels, {}), record.pop("answers"))
         records[cell] = record
     rows, confusions = leaderboard.build(config, records)
-    splits: dict[str, Any] = {}
-    for cell, record in records.items():
-        if "counts" in record:
-            splits.setdefault(cell.labels, record["counts"])
     worst = {name: _worst(own) for name, own in tried.items()}
     notes = list(account["notes"])
     store = _store(str(about["store"]), notes)
@@ -61,7 +57,7 @@ def gathered(out: Store, page: str, kind: Projection) -> StudyReport:
         title=storage.absolute(out.uri).rpartition("/")[2],
         account={**account, "notes": notes, "leaderboard": rows},
         confusions=confusions,
-        splits=splits,
+        splits=study.class_counts(records),
         worst={name: _cards(own, store, storage.parent(page)) for name, own in worst.items()},
         tested={name: len(own) for name, own in tried.items()},
         wrong={name: sum(one.wrong > 0 for one in own.values()) for name, own in tried.items()},

@@ -38,10 +38,7 @@ HAS = {
 def run(config: StudyConfig, file: str = "configuration") -> Record:
     """Run what of a study is not done; returns the account and the leaderboard, which also stand in OUT."""
     began = time.monotonic()
-    try:
-        out = open_out(config.out, "study.json")
-    except ConfigError as error:
-        raise ConfigError(f"{file}: {error}") from None
+    out = open_out(config.out, "study.json", file)
     with locked(out, provenance.new_run_id()) as note:
         if note:
             log.warning("%s", note)
@@ -140,6 +137,15 @@ def read_cell(out: Store, name: str) -> Record | None:
     return None
 
 
+def class_counts(records: Mapping[Cell, Record]) -> Record:
+    """Return the class counts of every fold of one cell for each label set, of the first that has some."""
+    found: Record = {}
+    for cell, record in records.items():
+        if "counts" in record:
+            found.setdefault(cell.labels, record["counts"])
+    return found
+
+
 def _short(record: Record) -> Record:
     """Leave out the answers of every sample: the files keep them, the driver needs none."""
     return {name: value for name, value in record.items() if name != "answers"}
@@ -210,12 +216,8 @@ def _finish(
     write_parquet(table.to_arrow(), out.path("leaderboard.parquet"))
     storage.put(out.path("leaderboard.csv"), table.write_csv().encode())
     sets = {name: {"classes": one.counts, "left_out": one.excluded} for name, one in material.labels.items()}
-    splits: dict[str, Any] = {}
-    for cell, record in records.items():
-        if "counts" in record:
-            splits.setdefault(cell.labels, record["counts"])
     account = account | {"labels": sets, "leaderboard": rows, "report": out.path("report.html")}
-    storage.put(out.path("report.html"), report.page(account, confusions, splits).encode())
+    storage.put(out.path("report.html"), report.page(account, confusions, class_counts(records)).encode())
     storage.put(out.path("study.json"), json.dumps(account, ensure_ascii=False).encode())
     about: Record = {
         "config": config.model_dump(mode="json", by_alias=True),

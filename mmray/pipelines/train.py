@@ -60,10 +60,7 @@ def drive(config: Training, plan: Plan, file: str) -> Record:
         log.warning("LEAK: %s", leak)
     for note in plan.notes:
         log.info("note: %s", note)
-    try:
-        out = open_out(config.out, "train.json")
-    except ConfigError as error:
-        raise ConfigError(f"{file}: {error}") from None
+    out = open_out(config.out, "train.json", file)
     with locked(out, provenance.new_run_id()) as taken_over:
         if taken_over:
             log.warning("%s", taken_over)

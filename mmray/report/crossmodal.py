@@ -5,7 +5,7 @@ from html import escape
 from typing import Any
 
 from mmray.report import charts
-from mmray.report.page import contents, page, table, tiles
+from mmray.report.page import contents, leaks, page, table, tiles
 
 RANKS = (1, 5, 10)
 
@@ -34,8 +34,8 @@ def render(title: str, results: Mapping[str, Any]) -> str:
         "Left out": f"<p>{escape(', '.join(excluded))}</p>" if excluded else "",
     }
     sides = " to ".join(f"{results[side]['extractor']} ({results[side]['pooling']})" for side in ("source", "target"))
-    leaks = "".join(f"<p class=warn><b>Leak:</b> {escape(one)}</p>" for one in results["warnings"])
-    head_of_page = f"<header><h1>{escape(title)}</h1><p class=about>{escape(sides)}</p>{leaks}{tiles(figures)}</header>"
+    about = f"<p class=about>{escape(sides)}</p>{leaks(results['warnings'])}"
+    head_of_page = f"<header><h1>{escape(title)}</h1>{about}{tiles(figures)}</header>"
     return page(f"{title} · mmray report", [head_of_page, *contents(sections)])
 
 

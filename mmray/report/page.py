@@ -109,6 +109,11 @@ def tiles(numbers: Mapping[str, str]) -> str:
     )
 
 
+def leaks(warnings: Iterable[str]) -> str:
+    """Return what stands on both sides of a split, loudly."""
+    return "".join(f"<p class=warn><b>Leak:</b> {escape(one)}</p>" for one in warnings)
+
+
 def table(head: Sequence[str], rows: Iterable[Sequence[Any]], label: str = "") -> str:
     """Return a table that scrolls in its own box; numbers stand to the right, the first cell names the row."""
     lines, numeric = [], [False] * len(head)

@@ -8,7 +8,7 @@ from mmray.report import embedding_map
 from mmray.report.cards import STYLE as CARDS
 from mmray.report.cards import Sample, cards
 from mmray.report.embedding_map import EmbeddingMap
-from mmray.report.page import confusion, contents, tiles, wide
+from mmray.report.page import confusion, contents, leaks, tiles, wide
 from mmray.report.page import page as whole
 
 LEGEND = (
@@ -104,8 +104,7 @@ def sections(account: Mapping[str, Any], confusions: Sequence[Any], splits: Mapp
     classes = "".join(_classes(name, about, splits.get(name)) for name, about in account["labels"].items())
     return {
         "": f"<p>{account['cells']} cells: {account['done']} done, {account['failed']} failed, "
-        f"{account['timed_out']} timed out.</p>"
-        + "".join(f"<p class=warn><b>Leak:</b> {escape(one)}</p>" for one in account["warnings"]),
+        f"{account['timed_out']} timed out.</p>" + leaks(account["warnings"]),
         "Leaderboard": _board(rows),
         "Confusion matrices": "<p>Rows are the true classes, columns the answers.</p>"
         + "".join(_confusion(rows[n], confusions[n]) for n in picked),

@@ -6,7 +6,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from mmray.report import training_charts as charts
-from mmray.report.page import Html, confusion, contents, table, tiles
+from mmray.report.page import Html, confusion, contents, leaks, table, tiles
 from mmray.report.page import page as whole
 
 if TYPE_CHECKING:
@@ -50,7 +50,6 @@ def page(
         "pairs tested" if account["pairs"] else "examples tested": f"{account['examples']:,}",
         "best accuracy": share(best),
     }  # fmt: skip
-    warnings = "".join(f"<p class=warn><b>Leak:</b> {escape(one)}</p>" for one in account["warnings"])
     figures = {row["network"]: account["figures"][row["network"]] for row in board}
     sections = {
         "Leaderboard": _board(account),
@@ -67,7 +66,7 @@ def page(
         "Classes": _classes(account["folds"]),
         "Left out": "<ul>" + "".join(f"<li>{escape(note)}" for note in account["notes"] or ["nothing"]) + "</ul>",
     }
-    top = f"<header><h1>Evaluation</h1>{warnings}{tiles(head)}</header>"
+    top = f"<header><h1>Evaluation</h1>{leaks(account['warnings'])}{tiles(head)}</header>"
     return whole("mmray evaluation", [top, *contents(sections)], STYLE)
 
 

@@ -106,15 +106,16 @@ def open_store(uri: str, create: bool = False) -> Store:
     return store
 
 
-def open_out(uri: str, own: str) -> Store:
+def open_out(uri: str, own: str, config: str) -> Store:
     """Open the folder that a verb puts results into; ConfigError where it holds those of another kind than ``own``.
 
-    ``own``: the file that marks this kind, a key of OUTS.
+    ``own``: the file that marks this kind, a key of OUTS; ``config``: where ``out`` stands, which the error names.
     """
     out = Store(storage.absolute(uri))
     for file, what in OUTS.items():
         if file != own and storage.exists(out.path(file)):
-            raise ConfigError(f"out: {out.uri} holds {what} ({file}): give what comes of this one a folder of its own")
+            mend = "give what comes of this one a folder of its own"
+            raise ConfigError(f"{config}: out: {out.uri} holds {what} ({file}): {mend}")
     return out
 
 
