@@ -59,7 +59,11 @@ class Progress:
         if self.error is not None:
             status = "partial" if self.tables else self.error.status
             frames, media_s = self.decoded.frames, self.decoded.media_s
+            if self.error.reason is Reason.UNAVAILABLE:
+                status = "pending"
             self.outcome = Outcome(status, self.error.reason, self.error.detail, frames, media_s)
+        if self.outcome.status == "pending":
+            self.tables = []  # a later run makes them again as a whole
 
 
 class Batch:
@@ -71,10 +75,10 @@ class Batch:
         tasks: Sequence[Task],
         schemas: Sequence[pa.Schema],
         run_id: str,
-        alive: Callable[[], None] = lambda: None,
+        heartbeat: Callable[[], None] = lambda: None,
     ) -> None:
         self._extract, self._tasks, self._schemas, self._run_id = extract, tasks, schemas, run_id
-        self._alive = alive  # called after each batch of a model
+        self._heartbeat = heartbeat  # called after each batch of a model
         self._queues: list[list[tuple[Progress, Item | Gathered]]] = [[] for _ in tasks]
         self._weights = [0 for _ in tasks]
         self.unfinished: list[Progress] = []
@@ -139,7 +143,7 @@ class Batch:
             return
         started = time.perf_counter()
         results = list(answers(self._extract[place], [item for _, item in waiting]))
-        self._alive()
+        self._heartbeat()
         seconds = (time.perf_counter() - started) / total
         for (progress, item), result in zip(waiting, results, strict=True):
             progress.waiting -= 1

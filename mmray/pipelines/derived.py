@@ -38,7 +38,8 @@ def media(source: str, expected: pl.DataFrame, rows: pl.DataFrame) -> pl.DataFra
     null = pl.lit(None, pl.String)
     return statuses.join(hashed.select("sample_id", "input"), on="sample_id").select(
         "sample_id", "input", uri=null, text=null, offset_s=pl.lit(None, pl.Float64), limit_s=pl.lit(None, pl.Float64),
-        source=pl.lit(source), reads_text=pl.lit(True), given="status", given_reason="reason",
+        source=pl.lit(source), reads_text=pl.lit(True), present=pl.lit(True), absent=pl.lit(False),
+        given="status", given_reason="reason",
     )  # fmt: skip
 
 

@@ -17,7 +17,7 @@ from mmray import provenance, storage
 from mmray.config import ExtractConfig
 from mmray.errors import ConfigError, MmrayError
 from mmray.models import onnx_session
-from mmray.pipelines import begun, cluster, derived, plan, pool, record, tidy, work
+from mmray.pipelines import attempts, cluster, derived, plan, pool, record, tidy, work
 from mmray.pipelines.console import Progress
 from mmray.pipelines.job import Task
 from mmray.pipelines.job import tasks as build_tasks
@@ -44,10 +44,13 @@ def carry_out(config: ExtractConfig, samples: pa.Table, tasks: list[Task], limit
     started = time.perf_counter()
     run_id = provenance.new_run_id()
     store = open_store(storage.absolute(config.store), create=True)
-    with locked(store, run_id) as note:
-        if note:
-            log.warning("%s", note)
+    with lease.hold(store, run_id) as held:
+        if held.note:
+            log.warning("%s", held.note)
+        attempts.forget_interrupted(store)
         samples, state = look(store, samples, tasks)
+        if sentence := plan.describe_absent(state.media):
+            log.warning("%s", sentence)
         media = state.media
         chosen = media.filter(pl.col("sample_id").is_in(samples["sample_id"][:limit].to_pylist())) if limit else media
         changed_samples = state.changed
@@ -56,15 +59,16 @@ def carry_out(config: ExtractConfig, samples: pa.Table, tasks: list[Task], limit
         record.request(store, samples, tasks)
         if busy:
             _announce(tasks)
-            state = _work(store, run_id, config, state, chosen)
-            state = _tidied(store, run_id, state)
-        pooled = pool.run(store, tasks, state.statuses, state.expected, state.rows)
+            state = _work(store, held, run_id, config, state, chosen)
+            state = _tidied(store, held, run_id, state)
+        pooled = pool.run(store, held, tasks, state.statuses, state.expected, state.rows)
         account: dict[str, Any] = {
             "run_id": run_id,
             "samples": state.samples,
             "accounts": ledger.account(state.statuses, state.ids, state.samples),
             "names": {task.id: task.as_ for task in tasks},
             "changed": changed_samples,
+            "absent": state.absent,
             "nothing_to_do": not busy and not pooled,
             "seconds": round(time.perf_counter() - started, 3),
         }
@@ -82,25 +86,31 @@ def _announce(tasks: Sequence[Task]) -> None:
             log.warning("%s: RANDOM WEIGHTS (%s): its numbers mean nothing", task.as_, task.fingerprint)
 
 
-def _work(store: Store, run_id: str, config: ExtractConfig, state: State, chosen: pl.DataFrame) -> State:
+def _work(store: Store, held: Lease, run_id: str, config: ExtractConfig, state: State, chosen: pl.DataFrame) -> State:
     """Probe what is new, then run the pools one after the other; who reads another extractor comes after it."""
     with cluster.connected() as ray:
         cluster.check_shared(ray, config.store.rstrip("/"), store.path("store.json"))
         groups = _groups(config, state.tasks)
         later = {task.id for group in groups[1:] for task in group} & _to_do(replace(state, media=chosen))
         _check_models(ray, config, [task for task in state.tasks if task.id in later])
-        state = probed(ray, store, config, state, chosen)
+        state = probed(ray, store, held, config, state, chosen)
         for number, members in enumerate(groups):
             pending = replace(state, media=chosen).pending.filter(pl.col("extractor").is_in([t.id for t in members]))
             origins = {task.source: task.origin for task in members if task.origin is not None}
             pending = derived.with_texts(store, origins, pending, state.rows)
-            commit = Commit(store, f"{run_id}-{number}")
+            commit = Commit(store, held, f"{run_id}-{number}")
             _, most, gpus = cluster.pool_size(ray, config.resources)
             batches = list(work.batches(pending, members, state.rows, most, bool(gpus)))
             _run_pool(ray, store, run_id, config, members, batches, commit)
             state = replace(state, rows=ledger.read(store))
-    if left := replace(state, media=chosen).pending.height:
-        raise MmrayError(f"{left} results never came back from Ray; the same command goes on from here")
+    waiting = ledger.waiting(state.rows)
+    if lost := replace(state, media=chosen).pending.join(waiting, on=ledger.KEY, how="anti").height:
+        raise MmrayError(f"{lost} results never came back from Ray; the same command goes on from here")
+    if waiting.height:
+        log.warning(
+            "%d segments stay pending, their sources could not be read: %s; run the same command again to read them",
+            waiting.height, waiting["detail"][0],
+        )  # fmt: skip
     return state
 
 
@@ -164,6 +174,15 @@ def _run_pool(
     least, most, gpus = cluster.pool_size(ray, config.resources, len(batches))
     threads = config.resources.decode_threads or cluster.decode_threads(ray, most)
     ray.data.DataContext.get_current().execution_no_progress_timeout_s = max(1800, int(4 * config.timeout_s))
+    settings = WorkerSettings(
+        store=store.uri,
+        run_id=run_id,
+        device="cuda:0" if gpus else "cpu",
+        timeout_s=config.timeout_s,
+        max_attempts=config.max_attempts,
+        decode_threads=threads,
+        cpus=max(1, int(config.resources.cpus_per_actor)),
+    )
     calls = [pa.table({"work": [json.dumps(batch, ensure_ascii=False)]}) for batch in batches]
     dataset = ray.data.from_arrow(calls).map_batches(
         Actor,
@@ -172,7 +191,7 @@ def _run_pool(
         compute=ray.data.ActorPoolStrategy(min_size=least, max_size=most),
         num_cpus=config.resources.cpus_per_actor,
         num_gpus=gpus,
-        fn_constructor_args=(store.uri, run_id, tasks, config, "cuda:0" if gpus else "cpu", threads),
+        fn_constructor_args=(settings, tasks),
     )
     if gpus and (slow := [t.as_ for t in tasks if str(t.path).endswith(".onnx")]) and not onnx_session.has_cuda():
         log.warning("%s: %s", ", ".join(slow), onnx_session.LACKING)
@@ -204,29 +223,29 @@ def _told(error: Exception) -> MmrayError:
 class Actor:
     """What Ray runs: a Worker, made once in each actor process."""
 
-    def __init__(
-        self, store: str, run_id: str, tasks: list[Task], config: ExtractConfig, device: str, threads: int
-    ) -> None:
+    def __init__(self, settings: WorkerSettings, tasks: list[Task]) -> None:
         _set_up()
+        import ray
+
         from mmray.pipelines.feed import Segment
         from mmray.pipelines.worker import Worker
 
         self._segment = Segment
-        self._worker = Worker(Store(store), run_id, tasks, device, config.timeout_s, config.max_attempts, threads)
+        self._worker = Worker(settings, tasks, ray.get_runtime_context().get_node_id(), cluster.node_is_lost)
         if "torch" in sys.modules:
-            sys.modules["torch"].set_num_threads(max(1, int(config.resources.cpus_per_actor)))
+            sys.modules["torch"].set_num_threads(settings.cpus)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         """Work on one list of segments."""
         work = json.loads(batch["work"][0].as_py())
-        return self._worker.run([self._segment(**{**one, "tasks": tuple(one["tasks"])}) for one in work])
+        return self._worker.run([self._segment(**{**values, "tasks": tuple(values["tasks"])}) for values in work])
 
 
 class Commit:
     """Collect finished rows and write them every few seconds: flags, then the ledger."""
 
-    def __init__(self, store: Store, name: str) -> None:
-        self._store, self._name = store, name
+    def __init__(self, store: Store, held: Lease, name: str) -> None:
+        self._store, self._held, self._name = store, held, name
         self._waiting: list[pa.Table] = []
         self._own: list[tuple[str, pa.Table]] = []
         self._files = 0
@@ -262,9 +281,9 @@ class Commit:
         storage.delete(uri for uri, _ in own)
 
 
-def _tidied(store: Store, run_id: str, state: State) -> State:
+def _tidied(store: Store, held: Lease, run_id: str, state: State) -> State:
     """Make plain globs exact: flags into the segment table, one ledger file, no superseded rows, no orphans."""
-    tidy.flags(store, state.segments)
-    rows = tidy.windows_and_ledger(store, run_id, state.rows)
-    begun.forget(store)
+    tidy.flags(store, held, state.segments)
+    rows = tidy.windows_and_ledger(store, held, run_id, state.rows)
+    attempts.forget_all(store)
     return replace(state, rows=rows)

@@ -11,11 +11,12 @@ from mmray.errors import Reason, SampleError
 from mmray.media.decode import Decoding, Outcome, decode
 from mmray.media.text import text
 from mmray.pipelines import derived
-from mmray.pipelines.begun import Key
+from mmray.pipelines.attempts import Key
 from mmray.specs import AnySpec, AudioSpec, FrameSpec, Item, TextSpec
 
 log = logging.getLogger(__name__)
 
+SEVERITY = ("ok", "skipped", "partial", "failed", "pending")  # of one medium, what its worst stream decides
 QUEUE_BYTES = 64 * 2**20  # of decoded items of one segment: 54 pictures of 640 px
 
 
@@ -36,12 +37,13 @@ class Segment:
     duration_s: float | None
     attempt: int
     tasks: tuple[int, ...]
+    present: bool = True  # the run saw the source before it began
     given: str | None = None  # what became of the extractor it reads, and why
     given_reason: str | None = None
 
     @property
     def key(self) -> Key:
-        """Return what names it among the notes of actors."""
+        """Return the key that names it in attempts."""
         return (self.sample_id, self.source, self.segment, self.input)
 
 
@@ -89,6 +91,8 @@ class Feed:
             if isinstance(got, Exception) and not isinstance(got, SampleError):
                 log.error("%s: decoding failed unexpectedly", self.segment.sample_id, exc_info=got)
                 raise SampleError(Reason.CRASHED, last_words(got)) from got
+            if isinstance(got, SampleError) and got.reason is Reason.MISSING_FILE and self.segment.present:
+                raise SampleError(Reason.UNAVAILABLE, f"{got.detail} was there when the run began") from got
             if isinstance(got, BaseException):
                 raise got
             yield got
@@ -114,7 +118,7 @@ class Feed:
             )
         outcomes = [self._decoding.outcomes[spec] for spec in specs if not isinstance(spec, TextSpec)]
         there = [outcome for outcome in outcomes if outcome.status != "skipped"] or outcomes[:1]
-        worst = max(there, key=lambda outcome: ("ok", "skipped", "partial", "failed").index(outcome.status))
+        worst = max(there, key=lambda outcome: SEVERITY.index(outcome.status))
         status = (
             "partial"
             if worst.status == "failed" and any(o.status in {"ok", "partial"} for o in there)

@@ -29,16 +29,21 @@ class Picture(NamedTuple):
 
 def made(media: Sequence[Medium | None]) -> list[Picture]:
     """Return a thumbnail of each medium, in order; of no medium none, and no trouble."""
-    wanted = [medium for medium in media if medium is not None]
-    if not wanted:
-        return [Picture(None, None)] * len(media)
-    with cluster.connected() as ray, Progress("thumbnails", len(wanted)) as progress:
-        found = iter(guarded.each(ray, _made, wanted, TIMEOUT_S, progress.advance))
+    numbers = [number for number, medium in enumerate(media) if medium is not None]
+    pictures = [Picture(None, None)] * len(media)
+    if not numbers:
+        return pictures
     lost = Picture(None, "it hangs or kills the process that opens it")
-    return [Picture(None, None) if medium is None else next(found) or lost for medium in media]
+    with cluster.connected() as ray, Progress("thumbnails", len(numbers)) as progress:
+        for done in guarded.map_isolated(ray, _made, [media[number] for number in numbers], TIMEOUT_S):
+            for index, picture in done:
+                pictures[numbers[index]] = picture or lost
+            progress.advance(len(done))
+    return pictures
 
 
-def _made(medium: Medium) -> Picture:
+def _made(medium: Medium | None) -> Picture:
+    assert medium is not None
     try:
         data = thumbnail(medium.uri, SIDE_PX, medium.from_s, medium.to_s)
     except SampleError as error:

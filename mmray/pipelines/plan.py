@@ -1,19 +1,21 @@
 """Plan: look at every source, probe what is new, cut it into segments, predict the work."""
 
+import contextlib
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import Any, Protocol
 
 import polars as pl
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from mmray import provenance, storage
 from mmray.config import GRID_S
 from mmray.errors import Reason, SampleError
 from mmray.pipelines import derived, guarded
 from mmray.tables import ledger
-from mmray.tables.store import Store
+from mmray.tables.store import Store, read_parquet
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +43,8 @@ MEDIA = pl.Schema(
         "limit_s": pl.Float64,
         "source": pl.String,
         "reads_text": pl.Boolean,
+        "present": pl.Boolean,  # the source can be seen now
+        "absent": pl.Boolean,  # it cannot, and could when it was cut: its results stay as they are
         "given": pl.String,
         "given_reason": pl.String,
     }
@@ -77,32 +81,66 @@ class Reader(Protocol):
         """Tell whether it needs a sample as one segment."""
 
 
-def sources(manifest: pa.Table, readers: Sequence[Reader]) -> tuple[pa.Table, pl.DataFrame]:
+def sources(
+    manifest: pa.Table, readers: Sequence[Reader], segments: pl.DataFrame
+) -> tuple[pa.Table, pl.DataFrame]:
     """Look at every column that is read, as it is now.
 
-    Returns the manifest with sizes and tags brought up to date, and a frame (sample_id, source, input, uri, text,
-    offset_s, limit_s ...): ``input`` changes when the source does.
+    Returns the manifest with sizes and tags brought up to date, and a frame (schema MEDIA) with a row for each source
+    of a sample: ``input`` changes when the source does. A source that cannot be seen now keeps the input that
+    ``segments`` remember, so that nothing that was made from it counts as changed.
     """
     frames = []
     columns = [(reader.source, reader.reads_text) for reader in readers if reader.origin is None]
-    for source, text in dict.fromkeys(columns):
+    for source, reads_text in dict.fromkeys(columns):
         values = manifest[source].cast(pa.string()).to_pylist()
         starts, ends = _column(manifest, "start_s"), _column(manifest, "end_s")
-        if text:
+        row_count = len(values)
+        frame = {"sample_id": manifest["sample_id"].to_pylist(), "offset_s": starts, "limit_s": ends}
+        frame |= {"source": [source] * row_count, "reads_text": [reads_text] * row_count}
+        frame |= dict.fromkeys(("given", "given_reason"), [None] * row_count)
+        if reads_text:
             inputs = [provenance.fingerprint(value, 16) for value in values]
+            frame |= {"input": inputs, "uri": [None] * row_count, "text": values}
+            frame |= {"present": [True] * row_count, "absent": [False] * row_count}
         else:
-            found = storage.entries(value for value in values if value)
+            listed = storage.entries(value for value in values if value)
+            entries = [listed.get(value) if value else None for value in values]
+            seen = [entry if isinstance(entry, storage.Entry) else None for entry in entries]
             if source == "uri":
-                manifest = _refreshed(manifest, [found.get(value) if value else None for value in values])
-            parts = zip(values, starts, ends, strict=True)
-            inputs = [_input(found.get(value) if value else None, start, end) for value, start, end in parts]
-        absent = [None] * len(values)
-        columns_of = {"sample_id": manifest["sample_id"].to_pylist(), "input": inputs}
-        columns_of |= {"uri": absent, "text": values} if text else {"uri": values, "text": absent}
-        columns_of |= {"offset_s": starts, "limit_s": ends, "source": [source] * len(values)}
-        columns_of |= {"reads_text": [text] * len(values), "given": absent, "given_reason": absent}
-        frames.append(pl.DataFrame(columns_of, schema=MEDIA))
-    return manifest, pl.concat(frames) if frames else pl.DataFrame(schema=MEDIA)
+                manifest = _refreshed(manifest, seen)
+            inputs = [_input(entry, start, end) for entry, start, end in zip(seen, starts, ends, strict=True)]
+            frame |= {"input": inputs, "uri": values, "text": [None] * row_count}
+            frame |= {"present": [entry is not None for entry in seen], "absent": [False] * row_count}
+        frames.append(pl.DataFrame(frame, schema=MEDIA))
+    media = pl.concat(frames) if frames else pl.DataFrame(schema=MEDIA)
+    return manifest, _remembered(media, segments)
+
+
+def _remembered(media: pl.DataFrame, segments: pl.DataFrame) -> pl.DataFrame:
+    """Give sources that cannot be seen now the input that they had when they were cut, and mark them as absent.
+
+    A source that could not be seen then either is no different now, and is worked on: it fails with its reason.
+    """
+    known = segments.select("sample_id", "source", known="input").unique(["sample_id", "source"])
+    joined = media.join(known, on=["sample_id", "source"], how="left", maintain_order="left")
+    absent = ~pl.col("present") & pl.col("uri").is_not_null() & (pl.col("known") != pl.col("input")).fill_null(False)
+    joined = joined.with_columns(absent=absent)
+    return joined.with_columns(input=pl.when("absent").then("known").otherwise("input")).select(list(MEDIA))
+
+
+def describe_absent(media: pl.DataFrame) -> str | None:
+    """Return one sentence about the sources that cannot be seen now, None where there are none."""
+    absent = media.filter("absent")
+    if absent.is_empty():
+        return None
+    listed = storage.entries([absent["uri"][0]])
+    reason = next((entry.detail for entry in listed.values() if isinstance(entry, storage.Absent)), "it is back now")
+    media_count = media.filter(~pl.col("reads_text")).height
+    return (
+        f"{absent.height} of {media_count} sources cannot be seen now, such as {absent['uri'][0]} ({reason}): their "
+        f"results stay as they are, and what is not done of them waits until they are back"
+    )
 
 
 def _column(manifest: pa.Table, name: str) -> list[Any]:
@@ -113,22 +151,40 @@ def _input(entry: storage.Entry | None, start_s: float | None, end_s: float | No
     return provenance.fingerprint([entry and [entry.size_bytes, entry.tag], start_s or 0.0, end_s], 16)
 
 
-def _refreshed(manifest: pa.Table, found: list[storage.Entry | None]) -> pa.Table:
-    new = {
-        "size_bytes": pa.array([entry and entry.size_bytes for entry in found], pa.int64()),
-        "source_tag": pa.array([entry and entry.tag for entry in found], pa.string()),
+def _refreshed(manifest: pa.Table, entries: Sequence[storage.Entry | None]) -> pa.Table:
+    """Bring ``size_bytes`` and ``source_tag`` up to date; a source that cannot be seen keeps what the manifest says."""
+    seen = {
+        "size_bytes": pa.array([entry and entry.size_bytes for entry in entries], pa.int64()),
+        "source_tag": pa.array([entry and entry.tag for entry in entries], pa.string()),
     }
-    kept = [name for name in manifest.column_names if name not in new]
-    table = manifest.select(kept)
-    for name, column in new.items():
+    table = manifest.select([name for name in manifest.column_names if name not in seen])
+    for name, column in seen.items():
+        if name in manifest.column_names:
+            column = pc.coalesce(column, manifest[name].cast(column.type))
         table = table.append_column(name, column)
     return table
 
 
 def read_segments(store: Store) -> pl.DataFrame:
-    """Return the segment table of a store, empty where there is none yet."""
+    """Return the segment table of a store with what an interrupted run has probed; empty where there is none yet."""
     table = store.read("segments.parquet")
-    return pl.DataFrame(schema=SEGMENTS) if table is None else ledger.as_polars(table).cast(SEGMENTS)
+    segments = pl.DataFrame(schema=SEGMENTS) if table is None else _as_segments(table)
+    for uri in probe_parts(store):
+        with contextlib.suppress(FileNotFoundError):  # a run at work has just moved it into the segment table
+            segments = merged(segments, _as_segments(read_parquet(uri)))
+    return segments
+
+
+def probe_parts(store: Store) -> list[str]:
+    """List the files of freshly probed segments that are not in the segment table yet, oldest first."""
+    return [entry.uri for entry in storage.files(store.path("probes"), ".parquet")]
+
+
+def _as_segments(table: pa.Table) -> pl.DataFrame:
+    """Return a segment table under the schema SEGMENTS; columns that older stores lack are null."""
+    segments = ledger.as_polars(table)
+    lacking = [pl.lit(None, kind).alias(name) for name, kind in SEGMENTS.items() if name not in segments.columns]
+    return segments.with_columns(lacking).select(list(SEGMENTS)).cast(SEGMENTS)
 
 
 def unplanned(media: pl.DataFrame, segments: pl.DataFrame) -> pl.DataFrame:
@@ -212,15 +268,17 @@ def _expected_of(reader: Reader, media: pl.DataFrame, segments: pl.DataFrame) ->
 
 
 def probe_all(
-    ray: Any, uris: Sequence[str | None], timeout_s: float, told: Callable[[int], None]
-) -> list[dict[str, Any]]:
-    """Probe media in parallel, in Ray tasks; a file that kills its process twice becomes a problem, not an error."""
-    places = [place for place, uri in enumerate(uris) if uri]
-    found = guarded.each(ray, _probed, [str(uris[place]) for place in places], timeout_s, told)
-    results: list[dict[str, Any]] = [{} for _ in uris]
-    for place, one in zip(places, found, strict=True):
-        results[place] = one or {"problem": f"{Reason.CRASHED}: probing it killed its process twice"}
-    return results
+    ray: Any, uris: Sequence[str | None], timeout_s: float
+) -> Iterator[list[tuple[int, dict[str, Any]]]]:
+    """Probe media in parallel, in Ray tasks; yields what is done, as pairs of the number of a medium and its probe.
+
+    A file that kills its process twice becomes a problem, not an error; no file (None) is an empty probe.
+    """
+    yield [(number, {}) for number, uri in enumerate(uris) if not uri]
+    numbers = [number for number, uri in enumerate(uris) if uri]
+    for done in guarded.map_isolated(ray, _probed, [str(uris[number]) for number in numbers], timeout_s):
+        crashed = {"problem": f"{Reason.CRASHED}: probing it killed its process twice"}
+        yield [(numbers[index], probe or crashed) for index, probe in done]
 
 
 def _probed(uri: str) -> dict[str, Any]:

@@ -17,7 +17,14 @@ log = logging.getLogger(__name__)
 VERSION = 2  # raised whenever the code changes what is pooled: feature tables are then made again
 
 
-def run(store: Store, tasks: Sequence[Task], statuses: pl.DataFrame, expected: pl.DataFrame, rows: pl.DataFrame) -> int:
+def run(
+    store: Store,
+    held: Lease,
+    tasks: Sequence[Task],
+    statuses: pl.DataFrame,
+    expected: pl.DataFrame,
+    rows: pl.DataFrame,
+) -> int:
     """Pool every finished sample of every task; returns how many feature tables were (re)made."""
     made = 0
     done = ledger.done(rows, expected)
@@ -35,6 +42,7 @@ def run(store: Store, tasks: Sequence[Task], statuses: pl.DataFrame, expected: p
                 continue
             table = pooled(store, task, pooling, finished, made_from)
             if table is not None:
+                held.check()
                 write_parquet(table, features.path(store, task.id, pooling))
                 made += 1
     return made

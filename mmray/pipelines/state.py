@@ -1,5 +1,6 @@
 """What is known before work: the sources as they are, how they are cut, what is done."""
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -7,12 +8,16 @@ from typing import Any
 import polars as pl
 import pyarrow as pa
 
+from mmray import storage
 from mmray.config import ExtractConfig
 from mmray.pipelines import plan
 from mmray.pipelines.console import Progress
 from mmray.pipelines.job import Task
 from mmray.tables import ledger
+from mmray.tables.lease import Lease
 from mmray.tables.store import Store
+
+PROBE_COMMIT_S = 3.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +42,14 @@ class State:
 
     @property
     def pending(self) -> pl.DataFrame:
-        """Return the expected keys that are not done."""
-        return self.expected.join(ledger.done(self.rows, self.expected), on=ledger.KEY, how="anti")
+        """Return the expected keys that are not done and whose source is not absent."""
+        keys = self.expected.filter(~pl.col("absent"))
+        return keys.join(ledger.done(self.rows, keys), on=ledger.KEY, how="anti")
+
+    @property
+    def absent(self) -> int:
+        """Return how many samples have a source that cannot be seen now."""
+        return self.media.filter("absent")["sample_id"].n_unique()
 
     @property
     def statuses(self) -> pl.DataFrame:
@@ -53,20 +64,60 @@ class State:
 
 def look(store: Store, samples: pa.Table, tasks: Sequence[Task]) -> tuple[pa.Table, State]:
     """Look at the sources as they are now; returns the manifest brought up to date, and the store's state."""
-    samples, media = plan.sources(samples, tasks)
-    return samples, State(list(tasks), samples.num_rows, media, plan.read_segments(store), ledger.read(store))
+    segments = plan.read_segments(store)
+    samples, media = plan.sources(samples, tasks, segments)
+    return samples, State(list(tasks), samples.num_rows, media, segments, ledger.read(store))
 
 
-def probed(ray: Any, store: Store, config: ExtractConfig, state: State, chosen: pl.DataFrame) -> State:
-    """Probe and cut the chosen media that are new or changed; write the segment table."""
+def probed(ray: Any, store: Store, held: Lease, config: ExtractConfig, state: State, chosen: pl.DataFrame) -> State:
+    """Probe and cut the chosen media that are new or changed; write the segment table.
+
+    What is probed is written every few seconds, so that an interrupted run does not probe it again.
+    """
     new = plan.unplanned(chosen, state.segments)
-    if new.is_empty():
+    if not new.is_empty():
+        probe_log = ProbeLog(store, held, new, config.segment_s)
+        with Progress("probe", new.height) as progress:
+            for done in plan.probe_all(ray, new["uri"].to_list(), config.timeout_s):
+                probe_log.add(done)
+                progress.advance(len(done))
+        probe_log.write()
+    parts = plan.probe_parts(store)
+    if not parts:
         return state
-    with Progress("probe", new.height) as progress:
-        probes = plan.probe_all(ray, new["uri"].to_list(), config.timeout_s, progress.advance)
-    segments = plan.merged(state.segments, plan.cut(new, probes, config.segment_s))
+    segments = plan.read_segments(store)
+    held.check()
     store.write(segments.to_arrow(), "segments.parquet")
+    storage.delete(parts)
     return replace(state, segments=segments)
+
+
+class ProbeLog:
+    """Collect probes and write their segments every few seconds, as files that the segment table takes up later."""
+
+    def __init__(self, store: Store, held: Lease, media: pl.DataFrame, segment_s: float) -> None:
+        self._store, self._held, self._media, self._segment_s = store, held, media, segment_s
+        self._waiting: list[tuple[int, dict[str, Any]]] = []
+        self._file_count = 0
+        self._written_at = time.monotonic()
+
+    def add(self, probes: Sequence[tuple[int, dict[str, Any]]]) -> None:
+        """Take probes, as pairs of the row in ``media`` and the probe."""
+        self._waiting += probes
+        if time.monotonic() - self._written_at > PROBE_COMMIT_S:
+            self.write()
+
+    def write(self) -> None:
+        """Write what waits."""
+        waiting, self._waiting, self._written_at = self._waiting, [], time.monotonic()
+        if not waiting:
+            return
+        self._file_count += 1
+        media = self._media[[row for row, _ in waiting]]
+        segments = plan.cut(media, [probe for _, probe in waiting], self._segment_s)
+        self._held.check()
+        name = f"part-{self._held.token:08d}-{self._file_count:06d}.parquet"
+        self._store.write(segments.to_arrow(), "probes", name)
 
 
 def changed(expected: pl.DataFrame, rows: pl.DataFrame) -> int:

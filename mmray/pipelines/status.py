@@ -60,12 +60,13 @@ def view(store: Store) -> View:
     own = [one for one in extractors if one["source"] is not None]
     recorded = [_Recorded(*(one[field.name] for field in fields(_Recorded))) for one in own]
     present = [one for one in recorded if one.origin or one.source in samples.column_names]
-    _, media = plan.sources(samples, present)
+    segments = plan.read_segments(store)
+    _, media = plan.sources(samples, present, segments)
     rows = ledger.read(store)
     # What was imported has no source to look at again: its rows are what was asked for.
     expected = rows.filter(pl.col("extractor").is_in(imported)).select(*ledger.KEY, "input")
     if present:
-        planned = plan.expected(present, media, plan.read_segments(store), rows)
+        planned = plan.expected(present, media, segments, rows)
         expected = pl.concat([expected, planned.select(*ledger.KEY, "input")])
     without = _without_source(samples, extractors).join(rows, on=["sample_id", "extractor"], how="anti")
     expected = expected.join(without, on=["sample_id", "extractor"], how="anti")

@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 OWNER = ["sample_id", "segment", "run_id"]
 
 
-def flags(store: Store, segments: pl.DataFrame) -> None:
+def flags(store: Store, held: Lease, segments: pl.DataFrame) -> None:
     """Move the flags found while decoding into the segment table."""
     files = [entry.uri for entry in storage.files(store.path("flags"), ".parquet")]
     if not files:
@@ -26,11 +26,12 @@ def flags(store: Store, segments: pl.DataFrame) -> None:
     found = found.group_by(on).agg(pl.col(name).drop_nulls().last() for name in plan.FLAGS)
     joined = segments.join(found, on=on, how="left", suffix="_new", maintain_order="left")
     new = [pl.coalesce(f"{name}_new", name).alias(name) for name in plan.FLAGS]
+    held.check()
     store.write(joined.with_columns(new).select(list(plan.SEGMENTS)).to_arrow(), "segments.parquet")
     storage.delete(files)
 
 
-def windows_and_ledger(store: Store, run_id: str, rows: pl.DataFrame) -> pl.DataFrame:
+def windows_and_ledger(store: Store, held: Lease, run_id: str, rows: pl.DataFrame) -> pl.DataFrame:
     """Drop superseded rows and orphan parts, and put the ledger into one file.
 
     New parts first, then the ledger that names them, then the old parts go: whoever reads in between sees the

@@ -2,17 +2,20 @@
 
 import socket
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 import pyarrow as pa
 
+from mmray import storage
 from mmray.errors import ConfigError, MmrayError
 from mmray.extractors.base import ExtractFn
 from mmray.media.decode import Outcome
+from mmray.pipelines import attempts
+from mmray.pipelines.attempts import LOADING, AttemptLog
 from mmray.pipelines.batch import Batch, GpuLostError, Progress
-from mmray.pipelines.begun import LOADING, Begun, leftovers, record
 from mmray.pipelines.feed import Feed, Segment, last_words
 from mmray.pipelines.job import Task, checkpoints, together
 from mmray.tables import ledger, windows
@@ -23,71 +26,98 @@ FLAGS = ("silent", "black", "frozen")
 RESULT = pa.schema([*ledger.SCHEMA, *((name, pa.bool_()) for name in FLAGS), ("source", pa.string())])
 
 
+@dataclass(frozen=True, slots=True)
+class WorkerSettings:
+    """What the workers of one pool share.
+
+    ``timeout_s``: of the watchdog, for each segment; ``decode_threads``: segments that a worker decodes at once.
+    """
+
+    store: str
+    run_id: str
+    device: str
+    timeout_s: float
+    max_attempts: int
+    decode_threads: int
+    cpus: int
+
+
+def _no_node_is_lost(node_id: str) -> bool:
+    return False
+
+
 class Worker:
-    """Runs segments through the extractors of one pool, on one device."""
+    """Runs segments through the extractors of one pool, on one device.
+
+    ``node_id``: Ray's id of this node; ``lost``: tells whether a node, by its id, is no longer there.
+    """
 
     def __init__(
         self,
-        store: Store,
-        run_id: str,
+        settings: WorkerSettings,
         tasks: Sequence[Task],
-        device: str,
-        timeout_s: float,
-        max_attempts: int,
-        threads: int,
+        node_id: str = "",
+        lost: Callable[[str], bool] = _no_node_is_lost,
     ) -> None:
-        self._store, self._run_id, self._tasks = store, run_id, tasks
-        self._max_attempts, self._threads = max_attempts, threads
-        self._begun = Begun(store, run_id, timeout_s)
+        self._store, self._run_id, self._tasks = Store(settings.store), settings.run_id, tasks
+        self._max_attempts, self._threads = settings.max_attempts, settings.decode_threads
+        self._lost = lost
+        # Half of the watchdog's time: a source that stays away is pending, and must not look like one that hangs.
+        storage.set_retry_limit_s(settings.timeout_s / 2)
+        self._attempts = AttemptLog(self._store, self._run_id, settings.timeout_s, node_id)
         self._node = socket.gethostname()
         self._parts = 0
-        killed = [one for one in leftovers(store) if LOADING in one.keys and one.dead and one.name.startswith(run_id)]
-        if len(killed) >= max_attempts:
+        history = attempts.judge_loading(self._store, self._run_id, lost)
+        if history.crashes >= self._max_attempts:
             raise MmrayError(
-                f"loading the models killed its process {len(killed)} times; last words: {killed[-1].words}"
+                f"loading the models killed its process {history.crashes} times; last words: {history.words}"
             )
-        self._begun.set([LOADING])
+        self._attempts.begin([LOADING])
         try:
-            self._extract: list[ExtractFn] = [loaded(task, device) for task in tasks]
+            self._extract: list[ExtractFn] = [loaded(task, settings.device) for task in tasks]
             self._schemas = [schema(task) for task in tasks]
-        finally:  # only what kills the process leaves its note
-            self._begun.clear()
+        finally:  # only what kills the process leaves its file
+            self._attempts.finish()
 
     def run(self, segments: Sequence[Segment]) -> pa.Table:
         """Work on segments; returns their ledger rows and flags (schema RESULT), when their parts are written.
 
-        An error that ends all work on the GPU ends this process: Ray starts another, which finds what this one named.
+        An error that ends all work on the GPU ends this process: Ray starts another, which judges what this one named.
         """
         try:
             return self._run(segments)
         except GpuLostError as error:
-            self._begun.die(str(error))
+            self._attempts.end_process(str(error))
 
     def _run(self, segments: Sequence[Segment]) -> pa.Table:
-        left = leftovers(self._store)
-        records = {segment.key: record(segment.key, left) for segment in segments}
+        keys = [segment.key for segment in segments]
+        histories = attempts.judge(self._store, self._run_id, keys, self._lost)
         done: list[Progress] = []
+        healthy: list[Segment] = []
         for segment in segments:
-            known = records[segment.key]
-            if known.deaths >= self._max_attempts:
-                outcome = Outcome("failed", known.reason, known.detail, 0, 0.0)
-                done += [Progress(segment, place, outcome=outcome) for place in segment.tasks]
-            elif known.suspect:
+            history = histories[segment.key]
+            attempts.check_interruptions(history, segment.sample_id)
+            if history.crashes >= self._max_attempts:
+                outcome = Outcome("failed", history.reason, history.detail, 0, 0.0)
+                done += [Progress(segment, task, outcome=outcome) for task in segment.tasks]
+            elif history.suspect:
                 done += self._together([segment], 1)
-        done += self._together([segment for segment in segments if not records[segment.key].suspect], self._threads)
-        self._begun.clear()
+            else:
+                healthy.append(segment)
+        done += self._together(healthy, self._threads)
+        self._attempts.finish()
         return pa.Table.from_pylist([self._row(progress) for progress in done], RESULT)
 
     def _together(self, segments: Sequence[Segment], threads: int) -> list[Progress]:
         """Decode some segments ahead while the models work on the one in front; write their rows."""
-        batch = Batch(self._extract, self._tasks, self._schemas, self._run_id, self._begun.alive)
+        batch = Batch(self._extract, self._tasks, self._schemas, self._run_id, self._attempts.heartbeat)
         ahead: deque[Feed] = deque()
         coming = iter(segments)
         done: list[Progress] = []
         while True:
             while len(ahead) < threads and (segment := next(coming, None)) is not None:
                 under_way = [progress.segment for progress in batch.unfinished] + [feed.segment for feed in ahead]
-                self._begun.set(list({one.key for one in [*under_way, segment]}), len(segment.tasks))
+                self._attempts.begin(list({one.key for one in [*under_way, segment]}), len(segment.tasks))
                 specs = dict.fromkeys(spec for place in segment.tasks for spec in self._tasks[place].extractor.specs)
                 ahead.append(Feed(segment, list(specs)))
             if not ahead:
@@ -106,7 +136,7 @@ class Worker:
             if not own:
                 continue
             self._parts += 1
-            part = f"windows/extractor={task.id}/part-{self._begun.name}-{self._parts:05d}.parquet"
+            part = f"windows/extractor={task.id}/part-{self._attempts.name}-{self._parts:05d}.parquet"
             rows = pa.concat_tables([table for progress in own for table in progress.tables])
             write_parquet(rows, self._store.path(part))
             for progress in own:

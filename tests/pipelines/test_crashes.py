@@ -31,7 +31,7 @@ def run(config: Path, environment: dict[str, str]) -> dict[str, Any]:
 
 def kill_an_actor(store: Path) -> bool:
     """Kill an actor that says it is at work; False where it has just finished, and its note is gone."""
-    for note in store.glob("begun/*.json"):
+    for note in store.glob("attempts/*.json"):
         with contextlib.suppress(FileNotFoundError):
             os.kill(json.loads(note.read_text())["pid"], signal.SIGKILL)
             return True

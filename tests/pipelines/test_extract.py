@@ -78,7 +78,7 @@ def test_every_sample_is_accounted_for_and_nothing_is_done_twice(whole: Whole, c
     assert verify(str(store))["ok"], verify(str(store))["broken"]
     assert status(str(store))["accounts"] == account["accounts"]
     assert len(list((store / "ledger").iterdir())) == 1
-    assert not list((store / "begun").iterdir())
+    assert not list((store / "attempts").iterdir())
     flags = {row["sample_id"]: row for row in pl.read_parquet(store / "segments.parquet").to_dicts()}
     assert (flags["black.mp4"]["black"], flags["black.mp4"]["frozen"], flags["black.mp4"]["silent"]) == (
         True,
@@ -376,5 +376,5 @@ def test_a_damaged_checkpoint_ends_the_run_and_says_which(extract: Extract, tmp_
     for _ in range(2):  # a wrong file is no crash: trying again says the same
         with pytest.raises(mmray.errors.MmrayError, match=r"damaged\.h5"):
             extract(extractors=[{"name": "yamnet", "weights": str(damaged)}])
-    assert not list((tmp_path / "store" / "begun").glob("*"))
+    assert not list((tmp_path / "store" / "attempts").glob("*"))
     assert not (tmp_path / "store" / "lock.json").exists()
