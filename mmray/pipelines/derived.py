@@ -26,7 +26,7 @@ def media(source: str, expected: pl.DataFrame, rows: pl.DataFrame) -> pl.DataFra
     are not read yet.
     """
     finished = ledger.done(rows, expected)
-    statuses = ledger.by_sample(expected, finished).filter(pl.col("status") != "pending")
+    statuses = ledger.statuses(rows, expected).filter(pl.col("status") != "pending")
     about = finished.join(rows.select(*ledger.KEY, "attempt", "run_id"), on=ledger.KEY).sort("sample_id", "segment")
     fields = ("segment", "input", "attempt", "run_id", "status", "rows")
     inputs = about.group_by("sample_id", maintain_order=True).agg(

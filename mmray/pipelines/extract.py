@@ -103,7 +103,7 @@ def _work(store: Store, held: Lease, run_id: str, config: ExtractConfig, state: 
             batches = list(work.batches(pending, members, state.rows, most, bool(gpus)))
             _run_pool(ray, store, run_id, config, members, batches, commit)
             state = replace(state, rows=ledger.read(store))
-    waiting = ledger.waiting(state.rows)
+    waiting = ledger.unavailable(state.rows)
     if lost := replace(state, media=chosen).pending.join(waiting, on=ledger.KEY, how="anti").height:
         raise MmrayError(f"{lost} results never came back from Ray; the same command goes on from here")
     if waiting.height:

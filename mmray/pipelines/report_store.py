@@ -36,7 +36,7 @@ def gathered(store: Store, page: str, kind: Projection) -> StoreReport:
     seen = status.view(store)
     manifest = store.read("manifest.parquet")
     assert manifest is not None
-    statuses = ledger.by_sample(seen.expected, ledger.done(seen.rows, seen.expected))
+    statuses = ledger.statuses(seen.rows, seen.expected)
     names = {one["id"]: one["as"] for one in seen.extractors}
     modalities = {one["id"]: modality(one) for one in seen.extractors}
     have = statuses.filter(pl.col("status").is_in(["ok", "partial"]))

@@ -1,8 +1,10 @@
 """What is known before work: the sources as they are, how they are cut, what is done."""
 
+import socket
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from typing import Any
 
 import polars as pl
@@ -10,6 +12,7 @@ import pyarrow as pa
 
 from mmray import storage
 from mmray.config import ExtractConfig
+from mmray.errors import Reason
 from mmray.pipelines import plan
 from mmray.pipelines.console import Progress
 from mmray.pipelines.job import Task
@@ -54,7 +57,7 @@ class State:
     @property
     def statuses(self) -> pl.DataFrame:
         """Return the status of every (sample, extractor)."""
-        return ledger.by_sample(self.expected, ledger.done(self.rows, self.expected))
+        return ledger.statuses(self.rows.join(self.media, on="sample_id", how="semi"), self.expected)
 
     @property
     def changed(self) -> int:
@@ -82,6 +85,7 @@ def probed(ray: Any, store: Store, held: Lease, config: ExtractConfig, state: St
                 probe_log.add(done)
                 progress.advance(len(done))
         probe_log.write()
+        _record_unavailable(store, held, state.tasks, probe_log.unavailable)
     parts = plan.probe_parts(store)
     if not parts:
         return state
@@ -98,12 +102,18 @@ class ProbeLog:
     def __init__(self, store: Store, held: Lease, media: pl.DataFrame, segment_s: float) -> None:
         self._store, self._held, self._media, self._segment_s = store, held, media, segment_s
         self._waiting: list[tuple[int, dict[str, Any]]] = []
+        self.unavailable: list[dict[str, Any]] = []  # media that could not be read, with the detail
         self._file_count = 0
         self._written_at = time.monotonic()
 
     def add(self, probes: Sequence[tuple[int, dict[str, Any]]]) -> None:
         """Take probes, as pairs of the row in ``media`` and the probe."""
-        self._waiting += probes
+        for row, probe in probes:
+            medium = self._media.row(row, named=True)
+            if (detail := _unavailable(medium, probe)) is not None:
+                self.unavailable.append(medium | {"detail": detail})
+            else:
+                self._waiting.append((row, probe))
         if time.monotonic() - self._written_at > PROBE_COMMIT_S:
             self.write()
 
@@ -118,6 +128,30 @@ class ProbeLog:
         self._held.check()
         name = f"part-{self._held.token:08d}-{self._file_count:06d}.parquet"
         self._store.write(segments.to_arrow(), "probes", name)
+
+
+def _unavailable(medium: dict[str, Any], probe: dict[str, Any]) -> str | None:
+    """Return why a medium that the run saw could not be probed, None where it was."""
+    reason, _, detail = (probe.get("problem") or "").partition(": ")
+    gone = reason == str(Reason.MISSING_FILE) and medium["present"]
+    return detail if gone or reason == str(Reason.UNAVAILABLE) else None
+
+
+def _record_unavailable(store: Store, held: Lease, tasks: Sequence[Task], media: Sequence[dict[str, Any]]) -> None:
+    """Write into the ledger that some media wait: they are not cut, and the next run probes them again."""
+    rows = [
+        dict.fromkeys(ledger.SCHEMA.names)
+        | {
+            "sample_id": medium["sample_id"], "segment": 0, "extractor": task.id, "status": "pending",
+            "reason": str(Reason.UNAVAILABLE), "detail": medium["detail"], "attempt": 1, "input": medium["input"],
+            "run_id": held.run_id, "node": socket.gethostname(), "at": datetime.now(UTC),
+        }
+        for medium in media
+        for task in tasks
+        if task.source == medium["source"] and not task.reads_text
+    ]  # fmt: skip
+    if rows:
+        ledger.append(store, pa.Table.from_pylist(rows, ledger.SCHEMA), f"{held.run_id}-probe", 1, held)
 
 
 def changed(expected: pl.DataFrame, rows: pl.DataFrame) -> int:

@@ -32,7 +32,7 @@ class View:
     def statuses(self) -> pl.DataFrame:
         """Return the status and reason of every (sample, extractor) that is planned or has nothing to do."""
         skipped = self.without.with_columns(status=pl.lit("skipped"), reason=pl.lit(str(Reason.NO_SOURCE)))
-        return pl.concat([ledger.by_sample(self.expected, ledger.done(self.rows, self.expected)), skipped])
+        return pl.concat([ledger.statuses(self.rows, self.expected), skipped])
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ import polars as pl
 import pyarrow as pa
 
 from mmray import storage
-from mmray.errors import MmrayError
+from mmray.errors import MmrayError, Reason
 from mmray.tables.store import Store, read_parquet
 
 SCHEMA = pa.schema(
@@ -98,31 +98,46 @@ def done(rows: pl.DataFrame, expected: pl.DataFrame) -> pl.DataFrame:
 
     ``expected``: sample_id, segment, extractor, input.
     """
-    final = rows.filter(pl.col("status") != "pending")
-    return expected.join(final.select(*KEY, "input", "status", "reason", "rows", "part"), on=[*KEY, "input"])
+    return _matching(rows, expected).filter(pl.col("status") != "pending")
 
 
-def by_sample(expected: pl.DataFrame, finished: pl.DataFrame) -> pl.DataFrame:
-    """Return one row per (sample, extractor): its status from those of its segments, and the reason to show."""
-    joined = expected.join(finished.select(*KEY, "status", "reason"), on=KEY, how="left")
-    status = pl.col("status")
-    return (
-        joined.group_by("sample_id", "extractor", maintain_order=True)
-        .agg(
-            pl.when(status.is_null().any())
-            .then(pl.lit("pending"))
-            .when((status == "ok").all())
-            .then(pl.lit("ok"))
-            .when((status == "skipped").all())
-            .then(pl.lit("skipped"))
-            .when(~status.is_in(["ok", "partial"]).any() & (status == "failed").any())
-            .then(pl.lit("failed"))
-            .otherwise(pl.lit("partial"))
-            .first()
-            .alias("status"),
-            pl.col("reason").drop_nulls().first().alias("reason"),
-        )
-        .sort("extractor", "sample_id")
+def _matching(rows: pl.DataFrame, expected: pl.DataFrame) -> pl.DataFrame:
+    return expected.join(rows.select(*KEY, "input", "status", "reason", "rows", "part"), on=[*KEY, "input"])
+
+
+def unavailable(rows: pl.DataFrame) -> pl.DataFrame:
+    """Return the rows of segments that wait because their source could not be read."""
+    return rows.filter((pl.col("status") == "pending") & (pl.col("reason") == str(Reason.UNAVAILABLE)))
+
+
+def statuses(rows: pl.DataFrame, expected: pl.DataFrame) -> pl.DataFrame:
+    """Return one row per (sample, extractor): its status from those of its segments, and the reason to show.
+
+    A sample that could not even be probed, because its source was unavailable, has no expected key and is pending.
+    """
+    planned = _by_sample(expected, _matching(rows, expected))
+    pair = ["sample_id", "extractor"]
+    unplanned = unavailable(rows).join(expected, on=pair, how="anti").unique(pair)
+    return pl.concat([planned, unplanned.select(*pair, "status", "reason")]).sort("extractor", "sample_id")
+
+
+def _by_sample(expected: pl.DataFrame, matching: pl.DataFrame) -> pl.DataFrame:
+    joined = expected.join(matching.select(*KEY, "status", "reason"), on=KEY, how="left")
+    status = pl.col("status").fill_null("pending")
+    waits = pl.col("reason").filter(status == "pending").drop_nulls().first()
+    return joined.group_by("sample_id", "extractor", maintain_order=True).agg(
+        pl.when((status == "pending").any())
+        .then(pl.lit("pending"))
+        .when((status == "ok").all())
+        .then(pl.lit("ok"))
+        .when((status == "skipped").all())
+        .then(pl.lit("skipped"))
+        .when(~status.is_in(["ok", "partial"]).any() & (status == "failed").any())
+        .then(pl.lit("failed"))
+        .otherwise(pl.lit("partial"))
+        .first()
+        .alias("status"),
+        pl.coalesce(waits, pl.col("reason").drop_nulls().first()).alias("reason"),
     )
 
 
@@ -132,7 +147,8 @@ def account(statuses: pl.DataFrame, extractors: Sequence[str], samples: int) -> 
     for extractor in extractors:
         own = statuses.filter(pl.col("extractor") == extractor)
         counts = dict(own["status"].value_counts().iter_rows())
-        named = own.filter(pl.col("reason").is_not_null() & (pl.col("status") != "pending"))
+        waits = (pl.col("status") == "pending") & (pl.col("reason") != str(Reason.UNAVAILABLE))
+        named = own.filter(pl.col("reason").is_not_null() & ~waits)
         reasons = dict(named["reason"].value_counts().sort("reason").iter_rows())
         accounts[extractor] = {status: int(counts.get(status, 0)) for status in STATUSES} | {"reasons": reasons}
         accounts[extractor]["pending"] += samples - own.height

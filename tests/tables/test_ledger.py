@@ -63,7 +63,7 @@ def test_the_highest_attempt_wins_then_the_latest_run() -> None:
 def test_a_sample_is_what_its_segments_are(statuses: list[str | None], whole: str) -> None:
     rows = frame(*(row("a", n, status) for n, status in enumerate(statuses) if status))
     keys = expected(*(("a", n) for n in range(len(statuses))))
-    result = ledger.by_sample(keys, ledger.done(rows, keys))
+    result = ledger.statuses(rows, keys)
     assert result["status"].to_list() == [whole]
 
 
@@ -76,7 +76,7 @@ def test_another_input_or_a_row_put_back_is_not_done() -> None:
 def test_the_account_counts_every_sample_and_reason() -> None:
     rows = frame(row("a"), row("b", status="failed", reason="empty"), row("c", status="skipped", reason="no_audio"))
     keys = expected(("a", 0), ("b", 0), ("c", 0), ("d", 0))
-    counts = ledger.account(ledger.by_sample(keys, ledger.done(rows, keys)), ["e-1"], samples=6)["e-1"]
+    counts = ledger.account(ledger.statuses(rows, keys), ["e-1"], samples=6)["e-1"]
     assert {name: counts[name] for name in ledger.STATUSES} == {
         "ok": 1, "partial": 0, "failed": 1, "skipped": 1, "pending": 3,
     }  # fmt: skip
