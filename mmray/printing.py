@@ -59,11 +59,21 @@ def _extract(result: dict[str, Any]) -> str:
     lines = [_account(result)]
     if result["changed"]:
         lines.append(f"{result['changed']} sample(s) had changed and were done again")
-    if result["nothing_to_do"]:
+    lines += _absent(result)
+    if result["nothing_to_do"] and any(counts["pending"] for counts in result["accounts"].values()):
+        lines.append(f"nothing to do until they are back ({result['seconds']:.1f} s)")
+    elif result["nothing_to_do"]:
         lines.append(f"nothing to do: everything was done before ({result['seconds']:.1f} s)")
     else:
         lines.append(f"run {result['run_id']} took {result['seconds']:.1f} s")
     return "\n".join(lines)
+
+
+def _absent(result: dict[str, Any]) -> list[str]:
+    """Return a line about the sources that cannot be seen now, if there are any."""
+    if not result["absent"]:
+        return []
+    return [f"{result['absent']} sample(s) have a source that cannot be seen now; their results stay as they are"]
 
 
 def _generate(result: dict[str, Any]) -> str:
@@ -82,7 +92,8 @@ def _status(result: dict[str, Any]) -> str:
         lines.append(f"run {result['running']['run_id']} is at work on {result['running']['node']}")
     if result["changed_now"]:
         lines.append(f"{result['changed_now']} sample(s) changed since they were done; the next run does them again")
-    elif result["changed"]:
+    lines += _absent(result)
+    if result["changed"] and not result["changed_now"]:
         lines.append(f"the last run found {result['changed']} changed sample(s) and did them again")
     if result["throughput"]:
         lines.append(f"last run: {result['throughput']:g} s of media per second of work")

@@ -25,6 +25,7 @@ class View:
     extractors: list[dict[str, Any]]
     samples: int
     expected: pl.DataFrame
+    absent: int  # samples whose source cannot be seen now
     without: pl.DataFrame  # sample_id, extractor: nothing in the column it reads, and not in an import
     rows: pl.DataFrame
 
@@ -70,7 +71,8 @@ def view(store: Store) -> View:
         expected = pl.concat([expected, planned.select(*ledger.KEY, "input")])
     without = _without_source(samples, extractors).join(rows, on=["sample_id", "extractor"], how="anti")
     expected = expected.join(without, on=["sample_id", "extractor"], how="anti")
-    return View(store, extractors, samples.num_rows, expected, without, rows)
+    absent = media.filter("absent")["sample_id"].n_unique()
+    return View(store, extractors, samples.num_rows, expected, absent, without, rows)
 
 
 def _without_source(samples: pa.Table, extractors: Sequence[dict[str, Any]]) -> pl.DataFrame:
@@ -113,6 +115,7 @@ def account(seen: View) -> dict[str, Any]:
         "accounts": accounts,
         "changed": now + int(last.get("changed", 0)),
         "changed_now": now,
+        "absent": seen.absent,
         "nothing_to_do": all(counts["pending"] == 0 for counts in accounts.values()),
         "seconds": last.get("seconds"),
         "names": {one["id"]: one["as"] for one in seen.extractors},
