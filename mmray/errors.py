@@ -26,6 +26,7 @@ class Reason(StrEnum):
     CRASHED = "crashed"
     MISSING_FILE = "missing_file"
     ACCESS_DENIED = "access_denied"
+    UNAVAILABLE = "unavailable"
     QUOTA = "quota"
     BAD_TEXT = "bad_text"
     MODEL_ERROR = "model_error"

@@ -31,6 +31,17 @@ class Entry:
     tag: str
 
 
+@dataclass(frozen=True, slots=True)
+class Absent:
+    """A file that cannot be seen now; ``detail`` says why."""
+
+    detail: str
+
+
+def set_retry_limit_s(seconds: float) -> None:
+    """Stub."""
+
+
 def is_remote(uri: str) -> bool:
     """Tell a URL (``s3://...``) from a local path; ``file://`` is local."""
     scheme, separator, _ = uri.partition("://")
@@ -252,21 +263,21 @@ def glob_root(pattern: str) -> str:
     return fixed.rpartition("/")[0] or ("/" if fixed.startswith("/") else ".")
 
 
-def entries(uris: Iterable[str]) -> dict[str, Entry | None]:
+def entries(uris: Iterable[str]) -> dict[str, Any]:
     """Look at many files at once; None for what is not there.
 
     Local files cost a ``stat`` each. Remote ones are looked up by listing the folders they stand in, so that ten
     million objects cost ten thousand requests; where a file system cannot list (HTTP), one request each.
     """
     uris = list(dict.fromkeys(uris))
-    found: dict[str, Entry | None] = {}
+    found: dict[str, Any] = {}
     folders: dict[str, list[str]] = defaultdict(list)
     for uri in uris:
         if is_remote(uri):
             folders[parent(uri)].append(uri)
         else:
             path = local_path(uri)
-            found[uri] = _local_entry(path) if path.is_file() else None
+            found[uri] = _local_entry(path) if path.is_file() else Absent("it is not there")
     with ThreadPoolExecutor(16) as pool:
         for result in pool.map(lambda item: _listed(*item), folders.items()):
             found.update(result)
@@ -274,7 +285,7 @@ def entries(uris: Iterable[str]) -> dict[str, Entry | None]:
 
 
 @_boundary
-def _listed(folder: str, uris: list[str]) -> dict[str, Entry | None]:
+def _listed(folder: str, uris: list[str]) -> dict[str, Any]:
     fs, path = _remote(folder)
     scheme = folder.partition("://")[0]
     if scheme in {"http", "https"}:
@@ -283,7 +294,7 @@ def _listed(folder: str, uris: list[str]) -> dict[str, Entry | None]:
         listing = {f"{scheme}://{info['name']}": info for info in fs.ls(path, detail=True)}
     except FileNotFoundError:
         listing = {}
-    return {uri: _entry(uri, listing[uri]) if uri in listing else None for uri in uris}
+    return {uri: _entry(uri, listing[uri]) if uri in listing else Absent("it is not there") for uri in uris}
 
 
 def _entry(uri: str, info: dict[str, Any]) -> Entry:

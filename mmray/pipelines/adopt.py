@@ -19,9 +19,9 @@ from mmray import provenance, storage
 from mmray.errors import ConfigError
 from mmray.pipelines import adopt_rows, record
 from mmray.pipelines.adopt_rows import KNOWN, Target
-from mmray.tables import foreign, ledger, manifest
+from mmray.tables import foreign, lease, ledger, manifest
 from mmray.tables.foreign import Vectors
-from mmray.tables.store import Store, locked, open_store
+from mmray.tables.store import Store, open_store
 
 log = logging.getLogger(__name__)
 
@@ -41,22 +41,24 @@ def run(uris: Sequence[str], store: str, name: str, columns: Mapping[str, Any]) 
     samples = _samples(found, columns)
     opened = open_store(storage.absolute(store), create=True)
     target = Target(opened, name, found[0].dim, provenance.new_run_id())
-    with locked(opened, target.run_id) as note:
-        if note:
-            log.warning("%s", note)
+    with lease.hold(opened, target.run_id) as held:
+        if held.note:
+            log.warning("%s", held.note)
         about = _provenance(target)
         old = opened.read("manifest.parquet")
         whole = record.grown(old, samples, _read_columns(opened), ", ".join(uris))
         rows = ledger.read(opened)
         known = rows.filter(pl.col("extractor") == target.id).select(list(KNOWN)).cast(KNOWN)
         new = adopt_rows.written(target, found, known)
+        held.check()
         if old is None or not ledger.as_polars(whole).equals(ledger.as_polars(old)):
             opened.write(whole, "manifest.parquet")
         if new.height:
             about["files"] += [_file(uri, target.run_id) for uri in uris]
             opened.write_json(about, "provenance", f"{target.id}.json")
-            ledger.append(opened, new.to_arrow(), target.run_id, 1)
+            ledger.append(opened, new.to_arrow(), target.run_id, 1, held)
             rows = ledger.read(opened)
+        held.check()
         adopt_rows.pool(target, rows)
         result = _account(target, samples.num_rows, known, new, rows, started)
         if new.height:

@@ -121,6 +121,14 @@ def decode_threads(ray: Any, actors: int) -> int:
     return min(MOST_THREADS, max(2, int(cpus / actors)))
 
 
+def node_is_lost(node_id: str) -> bool:
+    """Tell whether a node, by its id, is no longer part of the cluster."""
+    import ray
+
+    alive: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+    return all(node["NodeID"] != node_id for node in alive if node["Alive"])
+
+
 def nodes(ray: Any) -> list[dict[str, float]]:
     """Return what each living node has, by the name of the resource."""
     return [node["Resources"] for node in ray.nodes() if node["Alive"]]

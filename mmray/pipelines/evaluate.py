@@ -33,8 +33,9 @@ from mmray.fusion.views import View, views
 from mmray.pipelines import cluster, report_training
 from mmray.pipelines.console import Progress
 from mmray.report import training as report
-from mmray.tables import ledger
-from mmray.tables.store import Store, locked, open_store, write_parquet
+from mmray.tables import lease, ledger
+from mmray.tables.lease import Lease
+from mmray.tables.store import Store, open_store, write_parquet
 
 log = logging.getLogger(__name__)
 
@@ -89,14 +90,15 @@ def run(config: AnyConfig, file: str = "configuration") -> Record:
         log.warning("LEAK: %s", leak)
     for note in job.notes:
         log.info("left out: %s", note)
-    with locked(out, provenance.new_run_id()) as taken_over:
-        if taken_over:
-            log.warning("%s", taken_over)
+    with lease.hold(out, provenance.new_run_id()) as held:
+        if held.note:
+            log.warning("%s", held.note)
         files = {fit: out.path("evaluation", f"{job.ask.key(fit)}.parquet") for fit in job.fits}
         pending = [fit for fit, file in files.items() if not storage.exists(file)]
         log.info("%d networks: %d evaluated before, %d to do", len(files), len(files) - len(pending), len(pending))
         if pending:
-            _ask(job, pending, files, out.path("lock.json"), file)
+            _ask(job, pending, files, held, file)
+        held.check()
         answers = pl.concat([_read(files[fit], fit) for fit in job.fits])
         account = {
             "evaluation": out.uri, "kind": config.kind, "fits": len(files), "computed": len(pending),
@@ -162,11 +164,11 @@ def _answers(ask: Asking | TextAsking, fit: Fit) -> pl.DataFrame:
     return ask(fit)
 
 
-def _ask(job: Job, pending: Sequence[Fit], files: Mapping[Fit, str], witness: str, file: str) -> None:
+def _ask(job: Job, pending: Sequence[Fit], files: Mapping[Fit, str], held: Lease, file: str) -> None:
     """Ask networks on all cores, the material being put there once; each one's answers are kept as they come."""
     failed: dict[str, str] = {}
     with cluster.connected() as ray, Progress("evaluate", len(pending)) as progress:
-        cluster.check_shared(ray, job.config.out, witness, "out")
+        cluster.check_shared(ray, job.config.out, held.store.path(lease.FILE), "out")
         shared = ray.put(job.ask)
         task = ray.remote(num_cpus=1)(_answers)
         running = {task.remote(shared, fit): fit for fit in pending}
@@ -174,11 +176,14 @@ def _ask(job: Job, pending: Sequence[Fit], files: Mapping[Fit, str], witness: st
             (ready,), _ = ray.wait(list(running), num_returns=1)
             fit = running.pop(ready)
             try:
-                write_parquet(ray.get(ready).to_arrow(), files[fit])
+                answers = ray.get(ready).to_arrow()
             except ray.exceptions.RayTaskError as error:
                 failed[fit.name] = f"{type(error.cause).__name__}: {error.cause}"
             except ray.exceptions.RayError as error:  # out of memory, a lost node
                 failed[fit.name] = f"{type(error).__name__}: {str(error).splitlines()[0]}"
+            else:
+                held.check()
+                write_parquet(answers, files[fit])
             progress.advance(1)
     if failed:
         name, words = next(iter(failed.items()))

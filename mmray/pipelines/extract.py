@@ -22,8 +22,10 @@ from mmray.pipelines.console import Progress
 from mmray.pipelines.job import Task
 from mmray.pipelines.job import tasks as build_tasks
 from mmray.pipelines.state import State, look, probed
-from mmray.tables import ledger, manifest
-from mmray.tables.store import Store, locked, open_store
+from mmray.pipelines.worker_settings import WorkerSettings
+from mmray.tables import lease, ledger, manifest
+from mmray.tables.lease import Lease
+from mmray.tables.store import Store, open_store
 
 log = logging.getLogger(__name__)
 
@@ -59,8 +61,8 @@ def carry_out(config: ExtractConfig, samples: pa.Table, tasks: list[Task], limit
         record.request(store, samples, tasks)
         if busy:
             _announce(tasks)
-            state = _work(store, held, run_id, config, state, chosen)
-            state = _tidied(store, held, run_id, state)
+            state = _work(store, run_id, config, state, chosen, held)
+            state = _tidied(store, run_id, state, held)
         pooled = pool.run(store, held, tasks, state.statuses, state.expected, state.rows)
         account: dict[str, Any] = {
             "run_id": run_id,
@@ -86,7 +88,7 @@ def _announce(tasks: Sequence[Task]) -> None:
             log.warning("%s: RANDOM WEIGHTS (%s): its numbers mean nothing", task.as_, task.fingerprint)
 
 
-def _work(store: Store, held: Lease, run_id: str, config: ExtractConfig, state: State, chosen: pl.DataFrame) -> State:
+def _work(store: Store, run_id: str, config: ExtractConfig, state: State, chosen: pl.DataFrame, held: Lease) -> State:
     """Probe what is new, then run the pools one after the other; who reads another extractor comes after it."""
     with cluster.connected() as ray:
         cluster.check_shared(ray, config.store.rstrip("/"), store.path("store.json"))
@@ -98,7 +100,7 @@ def _work(store: Store, held: Lease, run_id: str, config: ExtractConfig, state: 
             pending = replace(state, media=chosen).pending.filter(pl.col("extractor").is_in([t.id for t in members]))
             origins = {task.source: task.origin for task in members if task.origin is not None}
             pending = derived.with_texts(store, origins, pending, state.rows)
-            commit = Commit(store, held, f"{run_id}-{number}")
+            commit = Commit(store, f"{run_id}-{number}", held)
             _, most, gpus = cluster.pool_size(ray, config.resources)
             batches = list(work.batches(pending, members, state.rows, most, bool(gpus)))
             _run_pool(ray, store, run_id, config, members, batches, commit)
@@ -244,8 +246,8 @@ class Actor:
 class Commit:
     """Collect finished rows and write them every few seconds: flags, then the ledger."""
 
-    def __init__(self, store: Store, held: Lease, name: str) -> None:
-        self._store, self._held, self._name = store, held, name
+    def __init__(self, store: Store, name: str, held: Lease) -> None:
+        self._store, self._name, self._held = store, name, held
         self._waiting: list[pa.Table] = []
         self._own: list[tuple[str, pa.Table]] = []
         self._files = 0
@@ -269,7 +271,7 @@ class Commit:
         known = flags.filter(pl.any_horizontal(pl.col(name).is_not_null() for name in plan.FLAGS))
         if not known.is_empty():
             self._store.write(known.unique().to_arrow(), "flags", f"part-{self._name}-{self._files:06d}.parquet")
-        self._own.append((ledger.append(self._store, results, self._name, self._files), results))
+        self._own.append((ledger.append(self._store, results, self._name, self._files, self._held), results))
         if len(self._own) == MERGE_FILES:
             self._merge()
 
@@ -277,13 +279,15 @@ class Commit:
         """Put the last files of the ledger into one, so that a run of days leaves hundreds, not tens of thousands."""
         own, self._own = self._own, []
         self._files += 1
-        ledger.append(self._store, pa.concat_tables([rows for _, rows in own]), self._name, self._files)
+        merged = pa.concat_tables([rows for _, rows in own])
+        ledger.append(self._store, merged, self._name, self._files, self._held)
         storage.delete(uri for uri, _ in own)
 
 
-def _tidied(store: Store, held: Lease, run_id: str, state: State) -> State:
+def _tidied(store: Store, run_id: str, state: State, held: Lease) -> State:
     """Make plain globs exact: flags into the segment table, one ledger file, no superseded rows, no orphans."""
     tidy.flags(store, held, state.segments)
-    rows = tidy.windows_and_ledger(store, held, run_id, state.rows)
+    rows = tidy.windows_and_ledger(store, run_id, state.rows, held)
+    held.check()
     attempts.forget_all(store)
     return replace(state, rows=rows)

@@ -10,8 +10,8 @@ from mmray.pipelines import cluster, plan, predict
 from mmray.pipelines.job import Task
 from mmray.pipelines.job import tasks as build_tasks
 from mmray.pipelines.state import State, look, probed
-from mmray.tables import manifest
-from mmray.tables.store import locked, open_store
+from mmray.tables import lease, manifest
+from mmray.tables.store import open_store
 
 UNKNOWN: dict[str, Any] = {"start_s": 0.0, "end_s": None, "duration_s": None, "pixels": 0, "fps": None}
 
@@ -21,11 +21,11 @@ def run(config: ExtractConfig, file: str = "configuration") -> dict[str, Any]:
     samples = manifest.read(config.manifest)
     tasks = build_tasks(config.extractors, file, samples.column_names)
     store = open_store(storage.absolute(config.store), create=True)
-    with locked(store, provenance.new_run_id()):
+    with lease.hold(store, provenance.new_run_id()) as held:
         _, state = look(store, samples, tasks)
         if not plan.unplanned(state.media, state.segments).is_empty():
             with cluster.connected() as ray:
-                state = probed(ray, store, config, state, state.media)
+                state = probed(ray, store, held, config, state, state.media)
     problems = state.segments.filter(pl.col("problem").is_not_null()).select("sample_id", "problem").unique()
     reasons = problems["problem"].str.split(":").list.first().value_counts().sort("problem")
     return {

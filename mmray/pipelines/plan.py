@@ -81,9 +81,7 @@ class Reader(Protocol):
         """Tell whether it needs a sample as one segment."""
 
 
-def sources(
-    manifest: pa.Table, readers: Sequence[Reader], segments: pl.DataFrame
-) -> tuple[pa.Table, pl.DataFrame]:
+def sources(manifest: pa.Table, readers: Sequence[Reader], segments: pl.DataFrame) -> tuple[pa.Table, pl.DataFrame]:
     """Look at every column that is read, as it is now.
 
     Returns the manifest with sizes and tags brought up to date, and a frame (schema MEDIA) with a row for each source
@@ -267,9 +265,7 @@ def _expected_of(reader: Reader, media: pl.DataFrame, segments: pl.DataFrame) ->
     return own.join(cuts, on="sample_id", how="inner").with_columns(extractor=pl.lit(reader.id))
 
 
-def probe_all(
-    ray: Any, uris: Sequence[str | None], timeout_s: float
-) -> Iterator[list[tuple[int, dict[str, Any]]]]:
+def probe_all(ray: Any, uris: Sequence[str | None], timeout_s: float) -> Iterator[list[tuple[int, dict[str, Any]]]]:
     """Probe media in parallel, in Ray tasks; yields what is done, as pairs of the number of a medium and its probe.
 
     A file that kills its process twice becomes a problem, not an error; no file (None) is an empty probe.

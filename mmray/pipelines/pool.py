@@ -10,6 +10,7 @@ import pyarrow as pa
 from mmray import provenance
 from mmray.pipelines.job import Task
 from mmray.tables import features, ledger, windows
+from mmray.tables.lease import Lease
 from mmray.tables.store import Store, write_parquet
 
 log = logging.getLogger(__name__)

@@ -157,7 +157,7 @@ def _record_unavailable(store: Store, held: Lease, tasks: Sequence[Task], media:
 def changed(expected: pl.DataFrame, rows: pl.DataFrame) -> int:
     """Count the samples whose source is not the one that the newest results came from."""
     current = expected.select("sample_id", "extractor", "input").unique()
-    newest = rows.sort("run_id", "attempt").unique(["sample_id", "extractor"], keep="last")
+    newest = ledger.newest(rows, ["sample_id", "extractor"])
     both = current.join(
         newest.select("sample_id", "extractor", pl.col("input").alias("then")), on=["sample_id", "extractor"]
     )

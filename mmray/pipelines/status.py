@@ -13,8 +13,8 @@ from mmray.config import nearest
 from mmray.errors import ConfigError, Reason
 from mmray.pipelines import plan
 from mmray.pipelines.state import changed
-from mmray.tables import ledger
-from mmray.tables.store import Store, holding, locked, open_store
+from mmray.tables import lease, ledger
+from mmray.tables.store import Store, open_store
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +107,7 @@ def account(seen: View) -> dict[str, Any]:
     """Return what ``status`` says of a store that was read."""
     ids = [one["id"] for one in seen.extractors]
     accounts = ledger.account(seen.statuses, ids, seen.samples)
-    last = _last_run(seen.store)
+    last = _last_run(seen)
     now = changed(seen.expected, seen.rows)
     result: dict[str, Any] = {
         "run_id": last.get("run_id"),
@@ -119,22 +119,30 @@ def account(seen: View) -> dict[str, Any]:
         "nothing_to_do": all(counts["pending"] == 0 for counts in accounts.values()),
         "seconds": last.get("seconds"),
         "names": {one["id"]: one["as"] for one in seen.extractors},
-        "running": holding(seen.store),
+        "running": lease.holder(seen.store),
     }
     result["adds_up"] = ledger.adds_up(accounts, seen.samples)
     return result | _pace(seen.rows, accounts)
 
 
-def _last_run(store: Store) -> dict[str, Any]:
-    files = storage.files(store.path("runs"), ".json")
-    return (store.read_json("runs", files[-1].uri.rpartition("/")[2]) or {}) if files else {}
+def _last_run(seen: View) -> dict[str, Any]:
+    """Return the account of the run that committed last; run ids do not tell, where the clock was set back."""
+    names = [entry.uri.rpartition("/")[2] for entry in storage.files(seen.store.path("runs"), ".json")]
+    committed = [f"{run_id}.json" for run_id in _runs(seen.rows)]
+    last = next((name for name in reversed(committed) if name in names), names[-1] if names else None)
+    return (seen.store.read_json("runs", last) or {}) if last else {}
+
+
+def _runs(rows: pl.DataFrame) -> list[str]:
+    """Return the runs that rows are of, the last to commit at the end."""
+    return rows.sort("generation", "run_id")["run_id"].unique(maintain_order=True).to_list()
 
 
 def _pace(rows: pl.DataFrame, accounts: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """Return throughput and ETA from the rows of the run that wrote last."""
     if rows.is_empty():
         return {"throughput": None, "eta_s": None}
-    recent = rows.filter(pl.col("run_id") == rows["run_id"].max())
+    recent = rows.filter(pl.col("run_id") == _runs(rows)[-1])
     work_s = float(recent.select(pl.sum_horizontal("decode_s", "model_s").sum()).item())
     first, latest = recent["at"].min(), recent["at"].max()
     assert isinstance(first, datetime)
@@ -156,7 +164,7 @@ def retry(uri: str, reason: str) -> dict[str, Any]:
         raise ConfigError(f"--reason {reason}: no such reason{nearest(reason, list(Reason))}")
     store = open_store(uri)
     run_id = provenance.new_run_id()
-    with locked(store, run_id):
+    with lease.hold(store, run_id) as held:
         rows = ledger.read(store)
         back = rows.filter((pl.col("reason") == reason) & pl.col("status").is_in(["failed", "partial", "skipped"]))
         if back.height:
@@ -166,6 +174,6 @@ def retry(uri: str, reason: str) -> dict[str, Any]:
                 pl.lit(datetime.now(UTC)).cast(pl.Datetime("us", "UTC")).alias("at"),
             )
             table: pa.Table = pending.to_arrow()
-            ledger.append(store, table, run_id, 1)
+            ledger.append(store, table, run_id, 1, held)
     counts = dict(back["extractor"].value_counts().iter_rows())
     return {"run_id": run_id, "reason": reason, "segments": back.height, "extractors": counts}

@@ -24,7 +24,8 @@ from mmray.fusion.sides import Material
 from mmray.pipelines import cluster
 from mmray.pipelines.console import Progress
 from mmray.report import study as report
-from mmray.tables.store import Store, locked, open_out, write_parquet
+from mmray.tables import lease
+from mmray.tables.store import Store, open_out, write_parquet
 
 log = logging.getLogger(__name__)
 
@@ -39,9 +40,9 @@ def run(config: StudyConfig, file: str = "configuration") -> Record:
     """Run what of a study is not done; returns the account and the leaderboard, which also stand in OUT."""
     began = time.monotonic()
     out = open_out(config.out, "study.json", file)
-    with locked(out, provenance.new_run_id()) as note:
-        if note:
-            log.warning("%s", note)
+    with lease.hold(out, provenance.new_run_id()) as held:
+        if held.note:
+            log.warning("%s", held.note)
         material, said, warnings = prepare(config, file)
         keys = {cell: cells.key(cell, config, material) for cell in cells.enumerate_cells(config)}
         records = {cell: found for cell, key in keys.items() if (found := _kept(out, key, config)) is not None}
@@ -55,12 +56,14 @@ def run(config: StudyConfig, file: str = "configuration") -> Record:
                 started = time.monotonic()
                 for cell, record in _compute(ray, pending, config, material):
                     text = json.dumps({"cell": asdict(cell), **record}, ensure_ascii=False, separators=(",", ":"))
+                    held.check()
                     storage.put(out.path("cells", f"{keys[cell]}.json"), text.encode())
                     records[cell] = _short(record)
                 # Of the cores' time from the first cell handed out to the last answer, what cells that ended by
                 # themselves had of it: less where other programs take it, or where cells wait for the disk.
                 spent_s = sum(records[cell].get("cpu_s", 0) for cell in pending)
                 busy = spent_s / (time.monotonic() - started) / float(ray.cluster_resources().get("CPU", 1))
+        held.check()
         return _finish(config, out, material, records, [f"{key}.json" for key in keys.values()], {
             "study": out.uri, "cells": len(keys),
             **{status: sum(one["status"] == status for one in records.values()) for status in HAS},

@@ -9,6 +9,7 @@ import pyarrow.compute as pc
 from mmray import storage
 from mmray.pipelines import plan
 from mmray.tables import ledger
+from mmray.tables.lease import Lease
 from mmray.tables.store import Store, read_parquet, write_parquet
 
 log = logging.getLogger(__name__)
@@ -31,15 +32,14 @@ def flags(store: Store, held: Lease, segments: pl.DataFrame) -> None:
     storage.delete(files)
 
 
-def windows_and_ledger(store: Store, held: Lease, run_id: str, rows: pl.DataFrame) -> pl.DataFrame:
+def windows_and_ledger(store: Store, run_id: str, rows: pl.DataFrame, held: Lease) -> pl.DataFrame:
     """Drop superseded rows and orphan parts, and put the ledger into one file.
 
     New parts first, then the ledger that names them, then the old parts go: whoever reads in between sees the
     ledger's rows whole. Returns the ledger's rows with the parts as they are now.
     """
     old = ledger.parts(store)
-    kept_rows = ledger.current(rows)
-    dropped, rows = rows.height > kept_rows.height, kept_rows
+    rows = ledger.current(rows)
     existing = [entry.uri for entry in storage.files(store.path("windows"), ".parquet")]
     named = rows.filter(pl.col("part").is_not_null())
     owners = {part[0]: frame for part, frame in named.partition_by("part", as_dict=True).items()}
@@ -56,11 +56,12 @@ def windows_and_ledger(store: Store, held: Lease, run_id: str, rows: pl.DataFram
             write_parquet(read_parquet(uri).filter(pc.equal(mask.to_arrow().cast(pa.bool_()), True)), store.path(new))
             renamed[part] = new
     rows = rows.with_columns(pl.col("part").replace(renamed))
-    if renamed or dropped or len(old) > 1:
-        ledger.compact(store, rows, old, run_id)
+    # Always: before parts are deleted, what a suspended run may still commit about them must be sealed off.
+    ledger.compact(store, rows, old, run_id, held)
     kept = {store.path(renamed.get(part, part)) for part in owners}
     if orphans := [uri for uri in existing if uri not in kept]:
         log.info("removing %d part(s) that no row of the ledger names", len(orphans))
+        held.check()
         storage.delete(orphans)
     storage.delete(storage.temporary_files(store.uri))
     return rows

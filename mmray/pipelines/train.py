@@ -26,7 +26,8 @@ from mmray.fusion.training import TrainConfig, Training
 from mmray.pipelines import cluster, epochs
 from mmray.pipelines.console import Progress
 from mmray.pipelines.train_worker import Job, work
-from mmray.tables.store import Store, locked, open_out
+from mmray.tables import lease
+from mmray.tables.store import Store, open_out
 
 log = logging.getLogger(__name__)
 
@@ -61,9 +62,9 @@ def drive(config: Training, plan: Plan, file: str) -> Record:
     for note in plan.notes:
         log.info("note: %s", note)
     out = open_out(config.out, "train.json", file)
-    with locked(out, provenance.new_run_id()) as taken_over:
-        if taken_over:
-            log.warning("%s", taken_over)
+    with lease.hold(out, provenance.new_run_id()) as held:
+        if held.note:
+            log.warning("%s", held.note)
         pending = [fit for fit in fits if fit.done(out.uri) is None]
         log.info("%d networks: %d done before, %d to do", len(fits), len(fits) - len(pending), len(pending))
         try:
@@ -74,6 +75,7 @@ def drive(config: Training, plan: Plan, file: str) -> Record:
                     storage.delete(out.path(name) for name in STALE)
                     _train(connection, config, Job(out.uri, plan, max(1, int(config.cpus_per_worker))), pending)
         finally:
+            held.check()
             told = epochs.gather(out, fits)
         storage.delete_folder(out.path("train"))
         return _finish(config, out, fits, pending, told, {

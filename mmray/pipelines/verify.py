@@ -8,8 +8,8 @@ import pyarrow as pa
 
 from mmray import provenance, storage
 from mmray.pipelines.status import View, view
-from mmray.tables import ledger
-from mmray.tables.store import locked, open_store, read_parquet
+from mmray.tables import lease, ledger
+from mmray.tables.store import open_store, read_parquet
 
 OWNER = ["sample_id", "segment", "run_id"]
 SHOWN = 20  # differences of one kind
@@ -25,8 +25,9 @@ def verify(uri: str, clean: bool = False) -> dict[str, Any]:
     store = open_store(uri)
     removed: list[str] = []
     if clean:
-        with locked(store, provenance.new_run_id()):
-            removed = _orphans(view(store)) + storage.temporary_files(store.uri)
+        with lease.hold(store, provenance.new_run_id()) as held:
+            removed = _orphans(view(store)) + ledger.sealed(store) + storage.temporary_files(store.uri)
+            held.check()
             storage.delete(removed)
     seen = view(store)
     broken = [*_account(seen), *_provenance(seen), *_parts(seen), *_features(seen)]
@@ -71,6 +72,8 @@ def _parts(seen: View) -> Iterator[dict[str, str]]:
     orphans = set(_orphans(seen))
     for uri in sorted(orphans):
         yield _problem("orphans", _relative(seen, uri), "no row of the ledger names it (verify --clean removes it)")
+    for uri in ledger.sealed(seen.store):
+        yield _problem("orphans", _relative(seen, uri), "its rows were compacted (verify --clean removes it)")
     for path in storage.temporary_files(seen.store.uri):
         yield _problem("orphans", _relative(seen, path), "a temporary file of a dead run (verify --clean removes it)")
     counted = seen.rows.filter(pl.col("part").is_not_null())

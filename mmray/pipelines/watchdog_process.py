@@ -15,7 +15,7 @@ STOPPED = "the worker was stopped from outside"
 NEIGHBOUR = "other programs used up the memory"
 TICK_S = 1.0
 # Ray kills workers when this share of the memory is in use (its default), the kernel a little later.
-MEMORY_THRESHOLD = float(os.environ.get("RAY_memory_usage_threshold", "0.95"))
+MEMORY_THRESHOLD = float(os.environ.get("RAY_memory_usage_threshold", "0.95"))  # noqa: SIM112 - Ray spells it so
 MEMORY_MARGIN = 0.05  # usage is read once a second, and grows until the kill
 
 

@@ -3,7 +3,6 @@
 import socket
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -18,6 +17,7 @@ from mmray.pipelines.attempts import LOADING, AttemptLog
 from mmray.pipelines.batch import Batch, GpuLostError, Progress
 from mmray.pipelines.feed import Feed, Segment, last_words
 from mmray.pipelines.job import Task, checkpoints, together
+from mmray.pipelines.worker_settings import WorkerSettings
 from mmray.tables import ledger, windows
 from mmray.tables.store import Store, write_parquet
 
@@ -26,23 +26,7 @@ FLAGS = ("silent", "black", "frozen")
 RESULT = pa.schema([*ledger.SCHEMA, *((name, pa.bool_()) for name in FLAGS), ("source", pa.string())])
 
 
-@dataclass(frozen=True, slots=True)
-class WorkerSettings:
-    """What the workers of one pool share.
-
-    ``timeout_s``: of the watchdog, for each segment; ``decode_threads``: segments that a worker decodes at once.
-    """
-
-    store: str
-    run_id: str
-    device: str
-    timeout_s: float
-    max_attempts: int
-    decode_threads: int
-    cpus: int
-
-
-def _no_node_is_lost(node_id: str) -> bool:
+def _no_node_is_lost(_: str) -> bool:
     return False
 
 

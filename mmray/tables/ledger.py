@@ -1,6 +1,8 @@
 """The ledger: for every (sample, segment, extractor) what became of it. Commit log and account in one.
 
-Of several rows for one key the winner has the highest attempt, then the latest run_id.
+Of several rows for one key the last in ORDER wins. ``generation`` is the lease token of the run that committed a row:
+it grows with every run and depends on no clock. Files are named after the token too. A compacted file seals all older
+tokens: readers ignore other files with a lower token, so that what a suspended run commits late changes nothing.
 """
 
 import contextlib
@@ -13,6 +15,7 @@ import pyarrow as pa
 
 from mmray import storage
 from mmray.errors import MmrayError, Reason
+from mmray.tables.lease import TOKEN, Lease
 from mmray.tables.store import Store, read_parquet
 
 SCHEMA = pa.schema(
@@ -35,34 +38,67 @@ SCHEMA = pa.schema(
         ("run_id", pa.string()),
         ("node", pa.string()),
         ("at", pa.timestamp("us", tz="UTC")),
+        ("generation", pa.int64()),
     ]
 )
+ORDER = ["generation", "attempt", "run_id", "part"]
 KEY = ["sample_id", "segment", "extractor"]
+COMPACTED = "-compact.parquet"  # ends the name of a file that seals older ones
 STATUSES = ("ok", "partial", "failed", "skipped", "pending")
 
 
 def parts(store: Store) -> list[str]:
-    """List the files of the ledger, oldest first."""
-    return [entry.uri for entry in storage.files(store.path("ledger"), ".parquet")]
+    """List the files of the ledger that count, oldest first."""
+    return _sorted_out(store)[0]
 
 
-def append(store: Store, rows: pa.Table, run_id: str, sequence: int) -> str:
-    """Commit rows: one new file, in one step; returns its URI."""
-    name = f"part-{run_id}-{sequence:06d}.parquet"
-    store.write(rows.select(SCHEMA.names).cast(SCHEMA), "ledger", name)
+def sealed(store: Store) -> list[str]:
+    """List the files that a compaction replaced and that are still there, or came late from a suspended run."""
+    return _sorted_out(store)[1]
+
+
+def _sorted_out(store: Store) -> tuple[list[str], list[str]]:
+    uris = [entry.uri for entry in storage.files(store.path("ledger"), ".parquet")]
+    compacted = [_token(uri) for uri in uris if uri.endswith(COMPACTED)]
+    seal = max(compacted, default=0)
+    return [uri for uri in uris if _token(uri) >= seal], [uri for uri in uris if _token(uri) < seal]
+
+
+def _token(uri: str) -> int:
+    match = TOKEN.match(uri.rpartition("/")[2])
+    return int(match[1]) if match else 0  # of a store written before leases had tokens
+
+
+def append(store: Store, rows: pa.Table, run_id: str, sequence: int, held: Lease) -> str:
+    """Commit rows: one new file, in one step, if this run still holds the lease; returns its URI."""
+    name = f"part-{held.token:08d}-{run_id}-{sequence:06d}.parquet"
+    generation = pa.array([held.token] * rows.num_rows, pa.int64())
+    rows = rows.select([name for name in SCHEMA.names if name != "generation"]).append_column("generation", generation)
+    held.check()
+    store.write(rows.cast(SCHEMA), "ledger", name)
     return store.path("ledger", name)
 
 
 def read(store: Store) -> pl.DataFrame:
     """Return the winning row of every key."""
-    for _ in range(3):
+    for _ in range(5):
+        uris = parts(store)
         with ThreadPoolExecutor(16) as pool, contextlib.suppress(FileNotFoundError):
-            tables = list(pool.map(read_parquet, parts(store)))
-            break
-    else:  # a run at work merged files away three times while they were read
+            tables = list(pool.map(read_file, uris))
+            if set(uris) <= set(parts(store)):  # no file was merged away while the folder was listed
+                break
+    else:  # a run at work merged files away each time they were read
         raise MmrayError(f"{store.uri}: the ledger changes too fast to be read; try again")
     table = pa.concat_tables(tables) if tables else SCHEMA.empty_table()
     return winners(as_polars(table))
+
+
+def read_file(uri: str) -> pa.Table:
+    """Read one file of the ledger; rows of a store without generations have generation 0."""
+    table = read_parquet(uri)
+    if "generation" not in table.column_names:
+        table = table.append_column("generation", pa.array([0] * table.num_rows, pa.int64()))
+    return table.select(SCHEMA.names).cast(SCHEMA)
 
 
 def as_polars(table: pa.Table) -> pl.DataFrame:
@@ -72,25 +108,36 @@ def as_polars(table: pa.Table) -> pl.DataFrame:
     return frame
 
 
+def newest(rows: pl.DataFrame, key: Sequence[str]) -> pl.DataFrame:
+    """Keep the last row in ORDER of every key."""
+    return rows.sort(ORDER, nulls_last=False, maintain_order=True).unique(key, keep="last", maintain_order=True)
+
+
 def winners(rows: pl.DataFrame) -> pl.DataFrame:
-    """Keep of several rows for one key the highest attempt, then the latest run, then the latest part."""
-    return rows.sort("attempt", "run_id", "part", nulls_last=False).unique(KEY, keep="last", maintain_order=True)
+    """Keep of several rows for one key the one that counts."""
+    return newest(rows, KEY)
 
 
 def current(rows: pl.DataFrame) -> pl.DataFrame:
     """Drop the rows of a source that has changed since: a shorter file leaves segments nobody does again."""
-    latest = rows.sort("run_id", "attempt").unique(["sample_id", "extractor"], keep="last")
+    latest = newest(rows, ["sample_id", "extractor"])
     return rows.join(
         latest.select("sample_id", "extractor", "input"), on=["sample_id", "extractor", "input"], how="semi"
     )
 
 
-def compact(store: Store, rows: pl.DataFrame, old: Sequence[str], run_id: str) -> None:
-    """Replace the files ``old`` by one with the winning rows; a crash in between leaves doubles, never a gap."""
-    new = store.path("ledger", f"part-{run_id}-compact.parquet")
+def compact(store: Store, rows: pl.DataFrame, old: Sequence[str], run_id: str, held: Lease) -> None:
+    """Replace the files ``old`` by one with the winning rows, which seals all older tokens.
+
+    A crash in between leaves files that readers ignore or that say the same, never a gap.
+    """
+    name = f"part-{held.token:08d}-{run_id}{COMPACTED}"
     table = rows.sort(KEY).to_arrow().select(SCHEMA.names).cast(SCHEMA)
-    store.write(table, "ledger", f"part-{run_id}-compact.parquet")
-    storage.delete(uri for uri in old if uri != new)
+    held.check()
+    store.write(table, "ledger", name)
+    held.check()
+    gone = {*old, *sealed(store)} - {store.path("ledger", name)}
+    storage.delete(sorted(gone))
 
 
 def done(rows: pl.DataFrame, expected: pl.DataFrame) -> pl.DataFrame:

@@ -1,12 +1,6 @@
 """The store: one folder or URL prefix that holds every table of a corpus."""
 
 import json
-import os
-import socket
-import threading
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
 from typing import Any
@@ -15,11 +9,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mmray import storage
-from mmray.errors import ConfigError, MmrayError
+from mmray.errors import ConfigError
 
 SCHEMA_VERSION = 1
-STALE_S = 120.0  # a lock that nobody renewed for so long belongs to a dead run
-RENEW_S = 20.0
 OUTS = {
     "store.json": "a store", "study.json": "a study", "results.json": "a cross-modal study",
     "train.json": "trained networks",
@@ -117,75 +109,3 @@ def open_out(uri: str, own: str, config: str) -> Store:
             mend = "give what comes of this one a folder of its own"
             raise ConfigError(f"{config}: out: {out.uri} holds {what} ({file}): {mend}")
     return out
-
-
-@contextmanager
-def locked(store: Store, run_id: str) -> Iterator[str | None]:
-    """Hold the store's one-writer lock; yields a note when a stale lock was taken over.
-
-    Raises MmrayError, naming the holder, while another run is alive.
-    """
-    path = store.path("lock.json")
-    note = _acquire(store, path, run_id)
-    stop = threading.Event()
-    renewer = threading.Thread(target=_renew, args=(path, run_id, stop), name="lock", daemon=True)
-    renewer.start()
-    try:
-        yield note
-    finally:
-        stop.set()
-        renewer.join()
-        if (holder := holding(store)) and holder.get("run_id") == run_id:
-            storage.delete([path])
-
-
-def holding(store: Store) -> dict[str, Any] | None:
-    """Return who holds the lock, None where nobody does.
-
-    A lock that stays unreadable for a second is of a run that was killed while it wrote it, and as stale as any.
-    """
-    for wait_s in (0.1, 0.9, 0.0):
-        try:
-            return store.read_json("lock.json")
-        except ConfigError:
-            time.sleep(wait_s)
-    return {"run_id": "unknown", "node": "an unknown machine"}
-
-
-def _ticket(run_id: str) -> bytes:
-    about = {"run_id": run_id, "node": socket.gethostname(), "pid": os.getpid(), "renewed": time.time()}
-    return json.dumps(about).encode()
-
-
-def _acquire(store: Store, path: str, run_id: str) -> str | None:
-    note = None
-    for _ in range(3):
-        if storage.create_new(path, _ticket(run_id)):
-            holder = holding(store)  # who won, where a store cannot create exclusively
-            if holder and holder.get("run_id") == run_id:
-                return note
-        holder = holding(store)
-        if holder is None:
-            continue
-        if _alive(holder):
-            where = f"on {holder['node']}, process {holder['pid']}"
-            raise MmrayError(f"{store.uri}: the run {holder['run_id']} ({where}) is writing to this store; wait for it")
-        note = f"took over the lock of the dead run {holder['run_id']} (on {holder['node']})"
-        storage.delete([path])
-    raise MmrayError(f"{store.uri}: other runs keep taking the lock; start this one again later")
-
-
-def _alive(holder: dict[str, Any]) -> bool:
-    if holder.get("node") == socket.gethostname():
-        try:
-            os.kill(int(holder["pid"]), 0)
-        except ProcessLookupError:
-            return False
-        except PermissionError:
-            pass
-    return time.time() - float(holder.get("renewed", 0)) < STALE_S
-
-
-def _renew(path: str, run_id: str, stop: threading.Event) -> None:
-    while not stop.wait(RENEW_S):
-        storage.put(path, _ticket(run_id))

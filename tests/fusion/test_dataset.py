@@ -9,7 +9,7 @@ import pytest
 from mmray.errors import ConfigError
 from mmray.fusion import dataset
 from mmray.fusion.config import Embedding
-from mmray.tables import ledger, windows
+from mmray.tables import lease, ledger, windows
 from mmray.tables.store import open_store
 from tests.fusion import making
 
@@ -79,7 +79,8 @@ def test_the_texts_of_an_extractor_are_read_as_the_ledger_counts_them(store: str
     parts = {"part": [part, part, None]}
     rows = [dict.fromkeys(ledger.SCHEMA.names) | dict(zip(keys | same | parts, values, strict=True))
             for values in zip(*(keys | same | parts).values(), strict=True)]  # fmt: skip
-    ledger.append(opened, pa.Table.from_pylist(rows, schema=ledger.SCHEMA), "r", 0)
+    with lease.hold(opened, "r") as held:
+        ledger.append(opened, pa.Table.from_pylist(rows, schema=ledger.SCHEMA), "r", 0, held)
     about = Embedding.model_validate({"extractor": "counts", "source": "spoken.text"})
     assert dataset.load(store, [about]).blocks["counts"].texts == ("a dog barks", "a cat", None, None, None, None)
     with pytest.raises(ConfigError, match="the rows of a-00000000 are not texts"):

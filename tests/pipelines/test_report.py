@@ -18,7 +18,7 @@ from mmray.fusion.config import load_study
 from mmray.pipelines import pictures, projection, report, study
 from mmray.pipelines.pictures import Medium
 from mmray.report.reasons import WORDS
-from mmray.tables import features, ledger
+from mmray.tables import features, lease, ledger
 from mmray.tables.store import open_store, write_parquet
 from tests.fusion import making
 from tests.report import looking
@@ -215,7 +215,8 @@ def text_store(folder: Path, samples: int, dim: int = 8, partitions: int = 2) ->
             part=pl.lit(None, pl.String), run_id=pl.lit("r"), node=pl.lit("n"),
             at=pl.lit(0).cast(pl.Datetime("us", "UTC")),
         )  # fmt: skip
-        ledger.append(made, rows.to_arrow(), f"run-{number}", 1)
+        with lease.hold(made, f"run-{number}") as held:
+            ledger.append(made, rows.to_arrow(), f"run-{number}", 1, held)
         made.write(
             features.table(ids, matrix, "g"), "features", f"extractor={extractor}", "pooling=mean", "part-0.parquet"
         )

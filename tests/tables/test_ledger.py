@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 
 from mmray import storage
-from mmray.tables import ledger
+from mmray.tables import lease, ledger
 from mmray.tables.store import open_store
 
 
@@ -86,10 +86,11 @@ def test_the_account_counts_every_sample_and_reason() -> None:
 
 def test_compaction_changes_nothing_that_is_read(tmp_path: Path) -> None:
     store = open_store(str(tmp_path / "store"), create=True)
-    ledger.append(store, pa.Table.from_pylist([row("a", status="failed"), row("b")], ledger.SCHEMA), "r1", 1)
-    ledger.append(store, pa.Table.from_pylist([row("a", attempt=2)], ledger.SCHEMA), "r1", 2)
-    before = ledger.read(store)
-    ledger.compact(store, before, ledger.parts(store), "r1")
+    with lease.hold(store, "r1") as held:
+        ledger.append(store, pa.Table.from_pylist([row("a", status="failed"), row("b")], ledger.SCHEMA), "r1", 1, held)
+        ledger.append(store, pa.Table.from_pylist([row("a", attempt=2)], ledger.SCHEMA), "r1", 2, held)
+        before = ledger.read(store)
+        ledger.compact(store, before, ledger.parts(store), "r1", held)
     assert len(ledger.parts(store)) == 1
     assert ledger.read(store).sort("sample_id").equals(before.sort("sample_id"))
     assert storage.temporary_files(str(tmp_path)) == []
