@@ -22,10 +22,10 @@ def config(ray_session: None, clips: Path, tmp_path: Path) -> Config:
     """Return the configuration of a run over three clips, of which two lie in a folder that can be taken away."""
     disk = tmp_path / "disk"
     disk.mkdir()
-    whole = sorted(path for path in clips.rglob("*.mp4") if path.stat().st_size > 10_000)[:3]
+    whole = sorted(path for path in clips.rglob("*.*") if path.parent != clips and path.stat().st_size > 10_000)[:3]
     copies = [disk / "a.mp4", disk / "b.mp4", tmp_path / "c.mp4"]
     for path, copy in zip(whole, copies, strict=True):
-        shutil.copyfile(path, copy)
+        shutil.copyfile(path, copy)  # a name that says mp4 is as good as any
     table, _ = manifest.gather([str(path) for path in copies])
     write_parquet(table, str(tmp_path / "m.parquet"))
     config: Config = {"manifest": str(tmp_path / "m.parquet"), "store": str(tmp_path / "store"), "segment_s": 0.96}
