@@ -24,6 +24,7 @@ class Reason(StrEnum):
     TIMEOUT = "timeout"
     OUT_OF_MEMORY = "out_of_memory"
     CRASHED = "crashed"
+    UNAVAILABLE = "unavailable"
     MISSING_FILE = "missing_file"
     ACCESS_DENIED = "access_denied"
     QUOTA = "quota"
@@ -65,7 +66,9 @@ class SampleError(Exception):
 
     @property
     def status(self) -> str:
-        """Return ``skipped`` where there was nothing to do, else ``failed``."""
+        """Return ``skipped`` where there was nothing to do, ``pending`` where storage failed for now, else ``failed``."""
+        if self.reason is Reason.UNAVAILABLE:
+            return "pending"
         return "skipped" if self.reason in SKIPS else "failed"
 
     def __str__(self) -> str:

@@ -91,7 +91,8 @@ def sources(manifest: pa.Table, readers: Sequence[Reader]) -> tuple[pa.Table, pl
         if text:
             inputs = [provenance.fingerprint(value, 16) for value in values]
         else:
-            found = storage.entries(value for value in values if value)
+            looked = storage.entries(value for value in values if value)
+            found = {uri: entry for uri, entry in looked.items() if isinstance(entry, storage.Entry)}
             if source == "uri":
                 manifest = _refreshed(manifest, [found.get(value) if value else None for value in values])
             parts = zip(values, starts, ends, strict=True)
