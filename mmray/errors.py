@@ -24,9 +24,9 @@ class Reason(StrEnum):
     TIMEOUT = "timeout"
     OUT_OF_MEMORY = "out_of_memory"
     CRASHED = "crashed"
+    UNAVAILABLE = "unavailable"
     MISSING_FILE = "missing_file"
     ACCESS_DENIED = "access_denied"
-    UNAVAILABLE = "unavailable"
     QUOTA = "quota"
     BAD_TEXT = "bad_text"
     MODEL_ERROR = "model_error"
@@ -66,7 +66,9 @@ class SampleError(Exception):
 
     @property
     def status(self) -> str:
-        """Return ``skipped`` where there was nothing to do, else ``failed``."""
+        """Return ``skipped`` (nothing to do), ``pending`` (storage failed for now) or ``failed``."""
+        if self.reason is Reason.UNAVAILABLE:
+            return "pending"
         return "skipped" if self.reason in SKIPS else "failed"
 
     def __str__(self) -> str:

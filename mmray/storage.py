@@ -1,25 +1,35 @@
-"""Files wherever they are: local paths and fsspec URLs. The only file that knows about file systems.
+"""Files wherever they are: local paths and fsspec URLs. Only this file and ``remote`` know about file systems.
 
-Local writes go to a temporary name and are renamed; on object stores a write is one PUT, never a rename. Credentials
-and endpoints come from the standard chain of the file system alone (environment, profile, instance role).
+Local writes go to a temporary name and are renamed; on object stores a write is one PUT or multipart upload, never a
+rename. Credentials and endpoints come from the standard chain of the file system alone (environment, profile, instance
+role). Remote requests are retried (``retries``); every error is an OSError: FileNotFoundError, PermissionError,
+UnavailableError or another.
 """
 
-import contextlib
+import errno
 import functools
 import os
 import shutil
 import uuid
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, ParamSpec, TypeVar, cast
+from typing import Any, BinaryIO, Concatenate, ParamSpec, TypeVar, cast
 
-Given = ParamSpec("Given")
+from mmray import retries
+from mmray.retries import UnavailableError as UnavailableError
+from mmray.retries import sample_error as sample_error
+from mmray.retries import set_retry_limit_s as set_retry_limit_s
+
+Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
 TEMPORARY = ".tmp-"  # starts the name of a local file that is not finished
+SINGLE_PUT_BYTES = 64 * 2**20  # larger files are sent in parts
+DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+LOOKING_THREADS = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,13 +43,9 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Absent:
-    """A file that cannot be seen now; ``detail`` says why."""
+    """A file that cannot be seen now: it is not there, may not be read, or its server is out of reach."""
 
     detail: str
-
-
-def set_retry_limit_s(seconds: float) -> None:
-    """Stub."""
 
 
 def is_remote(uri: str) -> bool:
@@ -76,44 +82,42 @@ def anchored(uri: str, base: str) -> str:
 
 
 def _remote(uri: str) -> tuple[Any, str]:
-    import fsspec
+    """Return the file system of a URL, and the path in it."""
+    from mmray.remote.systems import file_system
 
-    # A cached listing would hide what other nodes and earlier runs have written.
-    fs, path = fsspec.core.url_to_fs(uri, use_listings_cache=False)
-    return fs, str(path)
+    return file_system(uri)
 
 
-def _boundary(function: Callable[Given, Result]) -> Callable[Given, Result]:
-    """Turn what a remote file system's own libraries raise (no endpoint, no credentials) into OSError."""
+def _boundary(
+    function: Callable[Concatenate[str, Arguments], Result],
+) -> Callable[Concatenate[str, Arguments], Result]:
+    """Retry a function of a URL after passing faults; what its libraries raise becomes OSError."""
 
     @functools.wraps(function)
-    def bounded(*given: Given.args, **named: Given.kwargs) -> Result:
-        try:
-            return function(*given, **named)
-        except Exception as error:
-            if type(error).__module__.partition(".")[0] in {"aiohttp", "aiobotocore", "botocore"}:
-                raise OSError(f"{given[0]}: {error}") from error
-            raise
+    def bounded(uri: str, /, *arguments: Arguments.args, **named: Arguments.kwargs) -> Result:
+        if not is_remote(uri):
+            return function(uri, *arguments, **named)
+        return retries.retried(uri, lambda _: function(uri, *arguments, **named))
 
     return bounded
 
 
-@_boundary
 def open_read(uri: str) -> BinaryIO:
-    """Open for reading, seekable; FileNotFoundError, PermissionError and OSError as for local files."""
-    if not is_remote(uri):
+    """Open for reading, seekable; reads of a remote file are retried each."""
+    if is_remote(uri):
+        from mmray.remote.reader import open_remote
+
+        return open_remote(uri)
+    try:
         return local_path(uri).open("rb")
-    fs, path = _remote(uri)
-    return cast(BinaryIO, fs.open(path, "rb", block_size=4 * 2**20))
+    except ValueError as error:  # a NUL or half a surrogate pair in the name
+        raise OSError(f"{uri!r}: {error}") from None
 
 
-@_boundary
 def read_bytes(uri: str) -> bytes:
     """Return the whole content."""
-    if not is_remote(uri):
-        return local_path(uri).read_bytes()
-    fs, path = _remote(uri)
-    return cast(bytes, fs.cat_file(path))
+    with open_read(uri) as file:
+        return file.read()
 
 
 @_boundary
@@ -122,7 +126,13 @@ def exists(uri: str) -> bool:
     if not is_remote(uri):
         return local_path(uri).exists()
     fs, path = _remote(uri)
-    return bool(fs.exists(path))
+    try:
+        fs.info(path)  # `exists` takes any error for an answer
+    except FileNotFoundError as error:
+        if retries.described(error).kind is not FileNotFoundError:
+            raise
+        return False
+    return True
 
 
 @_boundary
@@ -134,24 +144,34 @@ def is_folder(uri: str) -> bool:
     return bool(fs.isdir(path))
 
 
-@_boundary
 def put(uri: str, data: bytes) -> None:
     """Write a file in one step: readers see the old content or the new, never a part."""
+    if is_remote(uri) and len(data) <= SINGLE_PUT_BYTES:
+        _put(uri, data)
+        return
     with create(uri) as file:
         file.write(data)
 
 
+@_boundary
+def _put(uri: str, data: bytes) -> None:
+    fs, path = _remote(uri)
+    fs.pipe_file(path, data)
+
+
 @contextmanager
 def create(uri: str) -> Iterator[BinaryIO]:
-    """Write a file of any length in one step; nothing appears when the block raises."""
+    """Write a file of any length in one step, with little memory; nothing appears when the block raises."""
     if is_remote(uri):
-        import io
+        from mmray.remote.writer import Upload
 
-        fs, path = _remote(uri)
-        # Below the multipart threshold a buffered file is exactly one PUT; above it nothing shows before completion.
-        buffer = io.BytesIO()
-        yield buffer
-        fs.pipe_file(path, buffer.getvalue())
+        upload = Upload(uri)
+        try:
+            yield cast(BinaryIO, upload)
+            upload.commit()
+        except BaseException:
+            upload.discard()
+            raise
         return
     target = local_path(uri)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -162,42 +182,68 @@ def create(uri: str) -> Iterator[BinaryIO]:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(target)
+    except OSError as error:
+        if error.errno in DISK_FULL and error.filename is None:
+            error.filename = str(target)
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 
 
-@_boundary
 def create_new(uri: str, data: bytes) -> bool:
-    """Write a file unless there is one (O_EXCL; If-None-Match on object stores); tell whether it was written."""
+    """Write a file unless there is one (O_EXCL; If-None-Match on object stores); tell whether it was written.
+
+    Of a remote file with this very content it is assumed that an earlier attempt wrote it, whose response was lost:
+    ``data`` should name its writer.
+    """
+    if is_remote(uri):
+        return _create_remote(uri, data)
+    target = local_path(uri)
+    target.parent.mkdir(parents=True, exist_ok=True)
     try:
-        if is_remote(uri):
-            fs, path = _remote(uri)
-            if fs.exists(path):  # for the stores that ignore If-None-Match
-                return False
-            fs.pipe_file(path, data, mode="create")
-        else:
-            target = local_path(uri)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with target.open("xb") as file:
-                file.write(data)
+        with target.open("xb") as file:
+            file.write(data)
     except FileExistsError:
         return False
     return True
 
 
+@_boundary
+def _create_remote(uri: str, data: bytes) -> bool:
+    fs, path = _remote(uri)
+    if not exists(uri):  # for the stores that ignore If-None-Match
+        try:
+            fs.pipe_file(path, data, mode="create")
+        except FileExistsError:
+            pass
+        else:
+            return True
+    return bool(fs.cat_file(path) == data)
+
+
 def delete(uris: Iterable[str]) -> None:
     """Delete files; one that is gone already is no error."""
-    uris = list(uris)
-    for uri in (uri for uri in uris if not is_remote(uri)):
-        local_path(uri).unlink(missing_ok=True)
-    if remote := [uri for uri in uris if is_remote(uri)]:
-        fs, _ = _remote(remote[0])
-        try:
-            fs.rm([_remote(uri)[1] for uri in remote])
-        except FileNotFoundError:
-            for uri in remote:
-                if exists(uri):
-                    fs.rm_file(_remote(uri)[1])
+    remote: dict[str, list[str]] = defaultdict(list)
+    for uri in uris:
+        if is_remote(uri):
+            remote["/".join(uri.split("/")[:3])].append(uri)
+        else:
+            local_path(uri).unlink(missing_ok=True)
+    for root, own in remote.items():
+        _delete(root, own)
+
+
+@_boundary
+def _delete(root: str, uris: list[str]) -> None:
+    """Delete remote files of one bucket or host."""
+    fs, _ = _remote(root)
+    paths = [_remote(uri)[1] for uri in uris]
+    if hasattr(fs, "delete_keys"):
+        fs.delete_keys(paths)
+        return
+    for path in paths:
+        with suppress(FileNotFoundError):
+            fs.rm_file(path)
 
 
 @_boundary
@@ -208,12 +254,18 @@ def delete_folder(folder: str) -> None:
             shutil.rmtree(local_path(folder))
         return
     fs, path = _remote(folder)
-    with contextlib.suppress(FileNotFoundError):
-        fs.rm(path, recursive=True)
+    with suppress(FileNotFoundError):
+        if hasattr(fs, "delete_keys"):
+            fs.delete_keys(fs.find(path))
+        else:
+            fs.rm(path, recursive=True)
 
 
 def arrow(folder: str) -> tuple[Any, str]:
-    """Return a folder as pyarrow's file system, for libraries that want one, and the path in it."""
+    """Return a folder as pyarrow's file system, for libraries that want one, and the path in it.
+
+    On S3 every request is retried; on other stores as their own libraries do.
+    """
     from pyarrow import fs as arrow_fs
 
     if not is_remote(folder):
@@ -263,38 +315,84 @@ def glob_root(pattern: str) -> str:
     return fixed.rpartition("/")[0] or ("/" if fixed.startswith("/") else ".")
 
 
-def entries(uris: Iterable[str]) -> dict[str, Any]:
-    """Look at many files at once; None for what is not there.
+def entries(uris: Iterable[str]) -> dict[str, Entry | Absent]:
+    """Look at many files at once; a file that cannot be seen, for whatever reason, is Absent.
 
     Local files cost a ``stat`` each. Remote ones are looked up by listing the folders they stand in, so that ten
     million objects cost ten thousand requests; where a file system cannot list (HTTP), one request each.
     """
-    uris = list(dict.fromkeys(uris))
-    found: dict[str, Any] = {}
+    found: dict[str, Entry | Absent] = {}
     folders: dict[str, list[str]] = defaultdict(list)
-    for uri in uris:
-        if is_remote(uri):
-            folders[parent(uri)].append(uri)
+    for uri in dict.fromkeys(uris):
+        if not is_remote(uri):
+            found[uri] = _local_look(uri)
         else:
-            path = local_path(uri)
-            found[uri] = _local_entry(path) if path.is_file() else Absent("it is not there")
-    with ThreadPoolExecutor(16) as pool:
-        for result in pool.map(lambda item: _listed(*item), folders.items()):
+            folders[uri if _web(uri) else parent(uri)].append(uri)
+    silent: dict[str, UnavailableError] = {}
+    with ThreadPoolExecutor(LOOKING_THREADS) as pool:
+        for result in pool.map(lambda folder: _look(folder, folders[folder], silent), folders):
             found.update(result)
     return found
 
 
+def _web(uri: str) -> bool:
+    return uri.startswith(("http://", "https://"))
+
+
+def _local_look(uri: str) -> Entry | Absent:
+    path = local_path(uri)
+    try:
+        entry = _local_entry(path)
+        if not path.is_file():
+            return Absent("not a file")
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        return Absent(str(error))
+    return entry if os.access(path, os.R_OK) else Absent(f"no permission to read {path}")
+
+
+def _look(folder: str, uris: list[str], silent: dict[str, UnavailableError]) -> Mapping[str, Entry | Absent]:
+    """Look at files of one folder, or at one file of the web.
+
+    ``silent``: the servers that were unavailable for the whole limit and have not answered since. Their other files are
+    asked for once, and not at all where there was no connection: ten thousand times the limit would be a week.
+    """
+    server = "/".join(folder.split("/")[:3])
+    known = silent.get(server)
+    if known is not None and known.status is None:
+        return dict.fromkeys(uris, Absent(str(known)))
+    try:
+        with retries.limited_to(0 if known else retries.retry_limit_s()):
+            found = _looked_up(folder, uris)
+    except OSError as error:
+        if isinstance(error, UnavailableError):
+            silent[server] = error
+        return dict.fromkeys(uris, Absent(str(error)))
+    silent.pop(server, None)
+    return found
+
+
+def _looked_up(folder: str, uris: list[str]) -> Mapping[str, Entry | Absent]:
+    if _web(folder):
+        return {uri: _info(uri) for uri in uris}
+    try:
+        listing = _listed(folder)
+    except PermissionError:  # to list takes another permission than to read
+        return {uri: _info(uri) for uri in uris}
+    return {uri: listing.get(uri, Absent("there is no such file")) for uri in uris}
+
+
 @_boundary
-def _listed(folder: str, uris: list[str]) -> dict[str, Any]:
+def _info(uri: str) -> Entry:
+    fs, path = _remote(uri)
+    return _entry(uri, fs.info(path))
+
+
+@_boundary
+def _listed(folder: str) -> dict[str, Entry]:
     fs, path = _remote(folder)
     scheme = folder.partition("://")[0]
-    if scheme in {"http", "https"}:
-        return {uri: _entry(uri, fs.info(uri)) if fs.exists(uri) else None for uri in uris}
-    try:
-        listing = {f"{scheme}://{info['name']}": info for info in fs.ls(path, detail=True)}
-    except FileNotFoundError:
-        listing = {}
-    return {uri: _entry(uri, listing[uri]) if uri in listing else Absent("it is not there") for uri in uris}
+    uris = ((f"{scheme}://{info['name']}", info) for info in fs.ls(path, detail=True) if info["type"] == "file")
+    return {uri: _entry(uri, info) for uri, info in uris}
 
 
 def _entry(uri: str, info: dict[str, Any]) -> Entry:

@@ -27,9 +27,9 @@ def test_what_is_put_is_read_and_listed_under_any_name(root: str, name: str) -> 
         assert file.read() == b"tent"
     assert uri in [entry.uri for entry in storage.files(root)]
     found = storage.entries([uri, uri + "-not"])
-    assert found[uri] is not None
+    assert isinstance(found[uri], storage.Entry)
     assert found[uri].size_bytes == 7
-    assert found[uri + "-not"] is None
+    assert isinstance(found[uri + "-not"], storage.Absent)
 
 
 def test_a_tag_changes_with_the_content(root: str) -> None:
@@ -38,8 +38,8 @@ def test_a_tag_changes_with_the_content(root: str) -> None:
     before = storage.entries([uri])[uri]
     storage.put(uri, b"two")
     after = storage.entries([uri])[uri]
-    assert before is not None
-    assert after is not None
+    assert isinstance(before, storage.Entry)
+    assert isinstance(after, storage.Entry)
     assert before.tag != after.tag
 
 

@@ -66,10 +66,35 @@ def reason_of(error: av.FFmpegError) -> Reason:
 
 
 class _Nameless:
-    """Show FFmpeg the content only: it would take ``%d`` or ``*`` in a name for a pattern of many files."""
+    """Show FFmpeg the content only: it would take ``%d`` or ``*`` in a name for a pattern of many files.
+
+    ``error``: of a read or seek. FFmpeg takes it for damage or for the end of the file; after it nothing is read.
+    """
 
     def __init__(self, file: BinaryIO) -> None:
-        self.read, self.seek, self.tell, self.close = file.read, file.seek, file.tell, file.close
+        self._file = file
+        self.tell, self.close = file.tell, file.close
+        self.error: OSError | None = None
+
+    def read(self, size: int) -> bytes:
+        """Read."""
+        with self._kept():
+            return self._file.read(size)
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """Set the position."""
+        with self._kept():
+            return self._file.seek(offset, whence)
+
+    @contextmanager
+    def _kept(self) -> Iterator[None]:
+        if self.error is not None:
+            raise self.error
+        try:
+            yield
+        except OSError as error:
+            self.error = error
+            raise
 
 
 class Source:
@@ -87,7 +112,7 @@ class Source:
         self._wanted: list[Any] = []
         self._errors_in_row = 0
         self.demux_errors = 0
-        self._file = _opened(uri)
+        self._file = _Nameless(_opened(uri))
         try:
             self.container = self._open()
             self._survey()
@@ -96,11 +121,11 @@ class Source:
             raise
 
     def _open(self) -> InputContainer:
-        self._head = _head(self._file)
+        self._head = self._read_head()
         try:
             with self._listening():
                 container = av.open(
-                    _Nameless(self._file),
+                    self._file,
                     buffer_size=BUFFER_BYTES,
                     metadata_errors="replace",
                     # No demuxer may open anything else: playlists fail here.
@@ -110,10 +135,16 @@ class Source:
             known = self._head.startswith(MAGIC) or self._head[4:8] in MAGIC_BOXES
             reason = Reason.TRUNCATED if known and reason_of(error) is Reason.CORRUPT else Reason.UNSUPPORTED
             raise SampleError(reason, self.message(CONTAINER)) from error
-        except OSError as error:
-            raise SampleError(Reason.UNREADABLE, str(error)) from error
         assert isinstance(container, InputContainer)
         return container
+
+    def _read_head(self) -> bytes:
+        with self._listening():
+            head = self._file.read(HEAD_BYTES)
+            self._file.seek(0)
+        if not head:
+            raise SampleError(Reason.EMPTY, "the file has no bytes")
+        return head
 
     def _survey(self) -> None:
         self.format = self.container.format.name
@@ -145,7 +176,10 @@ class Source:
 
     @contextmanager
     def _listening(self, stream: int = CONTAINER) -> Iterator[None]:
-        """Keep the last complaint of what runs in this thread, as one about ``stream``."""
+        """Keep the last complaint of what runs in this thread, as one about ``stream``.
+
+        Where the file could not be read, that is what is raised, whatever FFmpeg made of it.
+        """
         with av.logging.Capture() as logs:
             try:
                 yield
@@ -156,6 +190,8 @@ class Source:
                 for level, name, text in logs:
                     if level <= av.logging.ERROR:
                         self.note(stream, f"{name}: {text.strip()}")
+                if self._file.error is not None:
+                    raise storage.sample_error(self.uri, self._file.error) from self._file.error
 
     def note(self, stream: int, message: str) -> None:
         """Keep a complaint about a stream."""
@@ -196,8 +232,6 @@ class Source:
                 self._errors_in_row += 1
                 self._demuxed = self.container.demux(self._wanted)
                 continue
-            except OSError as error:
-                raise SampleError(Reason.UNREADABLE, str(error)) from error
             self._errors_in_row = 0
             # Empty packets (dropped frames of AVI, PyAV's own flush) would end the decoder for good.
             if packet.size:
@@ -268,20 +302,5 @@ def stream_start(stream: Any) -> Fraction | None:
 def _opened(uri: str) -> BinaryIO:
     try:
         return storage.open_read(uri)
-    except FileNotFoundError as error:
-        raise SampleError(Reason.MISSING_FILE, uri) from error
-    except PermissionError as error:
-        raise SampleError(Reason.ACCESS_DENIED, str(error)) from error
     except OSError as error:
-        raise SampleError(Reason.UNREADABLE, str(error)) from error
-
-
-def _head(file: BinaryIO) -> bytes:
-    try:
-        head = file.read(HEAD_BYTES)
-        file.seek(0, os.SEEK_SET)
-    except OSError as error:
-        raise SampleError(Reason.UNREADABLE, str(error)) from error
-    if not head:
-        raise SampleError(Reason.EMPTY, "the file has no bytes")
-    return head
+        raise storage.sample_error(uri, error) from error

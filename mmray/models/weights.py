@@ -122,11 +122,13 @@ def _fetched(url: str, formats: frozenset[str]) -> Path:
     """Copy a file or folder from a URL to ``MMRAY_HOME``, once for each state of its source."""
     try:
         folder = storage.is_folder(url)
-        found = storage.files(url) if folder else [entry for entry in storage.entries([url]).values() if entry]
+        looked = storage.files(url) if folder else storage.entries([url]).values()
     except OSError as error:
         raise ConfigError(f"{url}: cannot be read: {error}") from error
+    found = [entry for entry in looked if isinstance(entry, storage.Entry)]
     if not found:
-        raise ConfigError(f"{url}: there is no such checkpoint")
+        why = "".join(f": {absent.detail}" for absent in looked if isinstance(absent, storage.Absent))
+        raise ConfigError(f"{url}: there is no such checkpoint{why}")
     if not folder:
         _check_suffix(url, formats)
     state = hashlib.sha256("\n".join([url, *(entry.tag for entry in found)]).encode()).hexdigest()[:16]

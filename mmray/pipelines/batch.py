@@ -57,6 +57,8 @@ class Progress:
             self.tables = [pa.concat_tables(self.tables).combine_chunks()]
         self.outcome = self.decoded
         if self.error is not None:
+            if self.error.status == "pending":
+                self.tables = []  # all of it is made again
             status = "partial" if self.tables else self.error.status
             frames, media_s = self.decoded.frames, self.decoded.media_s
             if self.error.reason is Reason.UNAVAILABLE:

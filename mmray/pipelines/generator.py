@@ -115,8 +115,8 @@ def _picture(values: Mapping[str, Any], name: str, uri: str) -> Any:
     """Return the picture that a field stands for, uint8 (height, width, 3): of an imprint also that of a sound."""
     try:
         data = storage.read_bytes(uri)
-    except FileNotFoundError as error:
-        raise SampleError(Reason.MISSING_FILE, str(error)) from error
+    except OSError as error:
+        raise storage.sample_error(uri, error) from error
     if hashlib.sha256(data).hexdigest() != values[name]:
         raise SampleError(Reason.CORRUPT, f"{uri} has changed since the run began")
     try:

@@ -50,7 +50,7 @@ def _source(source: str, label_from_parent: bool, passed_over: dict[str, int]) -
     elif any(sign in source for sign in "*?[") and not storage.exists(source):
         root, entries = storage.glob_root(source), storage.glob(source)
     elif storage.exists(source):
-        root, entries = storage.parent(source), [e for e in storage.entries([source]).values() if e]
+        root, entries = storage.parent(source), [_seen(source)]
     else:
         raise ConfigError(f"{source}: there is no such file or folder")
     media = []
@@ -71,6 +71,13 @@ def _source(source: str, label_from_parent: bool, passed_over: dict[str, int]) -
     if label_from_parent:
         columns["label"] = pa.array([storage.parent(uri).rpartition("/")[2] for uri in uris], pa.string())
     return pa.table(columns)
+
+
+def _seen(uri: str) -> storage.Entry:
+    entry = storage.entries([uri])[uri]
+    if isinstance(entry, storage.Absent):
+        raise ConfigError(f"{uri}: cannot be read: {entry.detail}")
+    return entry
 
 
 def read(uri: str) -> pa.Table:

@@ -106,7 +106,7 @@ def _files(table: pa.Table, folder: str) -> list[list[Word]]:
     names = [sample_id.rpartition(".")[0] or sample_id for sample_id in table["sample_id"].to_pylist()]
     uris = [storage.join(folder, f"{name}.align") for name in names]
     there = storage.entries(uris)
-    return [_without_silence(_align(uri)) if there[uri] else [] for uri in uris]
+    return [_without_silence(_align(uri)) if isinstance(there[uri], storage.Entry) else [] for uri in uris]
 
 
 def _align(uri: str) -> list[Word]:
