@@ -212,7 +212,8 @@ def test_the_batch_size_changes_nothing(loaded, items, results):
 
 
 def test_loading_twice_gives_the_same_numbers(loaded, items, results):
-    assert_same(loaded.extract(items), results, atol=0)
+    """As near as neighbours leave them: the weights of a second load lie elsewhere in memory (see tests.near)."""
+    assert_same(loaded.extract(items), results, atol=1e-5)
 
 
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])

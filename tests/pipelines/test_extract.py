@@ -7,7 +7,6 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -94,19 +93,21 @@ def test_every_sample_is_accounted_for_and_nothing_is_done_twice(whole: Whole, c
     assert {path: path.stat().st_mtime_ns for path in store.rglob("*.parquet")} == written
 
 
-def test_a_second_run_starts_no_ray_and_says_so_in_three_seconds(
-    whole: Whole, tmp_path: Path, light: list[dict[str, Any]]
-) -> None:
+def test_a_second_run_imports_neither_ray_nor_torch(whole: Whole, tmp_path: Path, light: list[dict[str, Any]]) -> None:
+    """These two imports and a Ray start are what a run spends its first seconds on; the README has the figure."""
     config = tmp_path / "run.yaml"
     config.write_text(yaml.safe_dump(whole.config | {"extractors": light}))
-    code = "import sys; from mmray.cli import main; code = main(['extract', sys.argv[1], '--set', 'max_error_rate=1'])"
-    code += "; assert 'ray' not in sys.modules; sys.exit(code)"
-    started = time.perf_counter()
+    code = """
+import sys
+from mmray.cli import main
+code = main(["extract", sys.argv[1], "--set", "max_error_rate=1"])
+print(sorted({"ray", "torch", "transformers", "av"} & set(sys.modules)), file=sys.stderr)
+sys.exit(code)
+"""
     done = subprocess.run([sys.executable, "-c", code, str(config)], capture_output=True, text=True, check=False)
-    seconds = time.perf_counter() - started
     assert done.returncode == 0, done.stderr
     assert "nothing to do" in done.stdout
-    assert seconds < 3
+    assert done.stderr.splitlines()[-1] == "[]", "modules that a run with nothing to do does not need"
 
 
 def test_adding_an_extractor_runs_that_one_alone(whole: Whole, copy: Path) -> None:
@@ -325,14 +326,20 @@ def test_random_weights_are_said(whole: Whole) -> None:
         assert about["weights"] == kind
 
 
-def test_help_is_there_at_once() -> None:
-    seconds = []
-    for _ in range(3):  # the best of three: what the machine does beside is not ours
-        started = time.perf_counter()
-        done = subprocess.run([sys.executable, "-m", "mmray.cli", "--help"], capture_output=True, text=True, check=True)
-        seconds.append(time.perf_counter() - started)
-        assert "extract" in done.stdout
-    assert min(seconds) < 0.5
+def test_help_imports_the_standard_library_alone() -> None:
+    """The cheapest third-party import of mmray's, pyarrow, costs a tenth of a second; torch and ray seconds."""
+    code = """
+import sys
+from mmray.cli import main
+try:
+    main(["--help"])
+finally:
+    files = {name: getattr(module, "__file__", None) or "" for name, module in sys.modules.items()}
+    print(sorted(name for name, file in files.items() if "site-packages" in file), file=sys.stderr)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "extract" in done.stdout
+    assert done.stderr.strip() == "[]"
 
 
 def test_a_typo_ends_with_code_two_and_no_traceback(tmp_path: Path) -> None:
