@@ -24,3 +24,21 @@ def assert_near_pictures(found: Any, expected: Any) -> None:
     one, other = np.asarray(found).astype(int), np.asarray(expected).astype(int)
     assert one.shape == other.shape
     assert np.abs(one - other).max() <= 1
+
+
+def assert_near_trained(found: dict[str, Any], expected: dict[str, Any]) -> None:
+    """Assert that two trainings, or one that was interrupted and one that was not, end with the same weights.
+
+    A training goes on from its own rounding, a hundred steps here: 1e-3 of a tensor's largest number covers what 1e-7
+    in each step grows to. Another seed, or an optimiser that forgot what it had, ends more than 1e-2 away.
+    """
+    assert found.keys() == expected.keys()
+    for name, tensor in expected.items():
+        assert_near(found[name], tensor, 1e-3, name)
+
+
+def assert_same_answer(found: dict[str, Any], expected: dict[str, Any]) -> None:
+    """Assert that two searches found the same in the same order, with scores that differ by rounding alone."""
+    scores = [[one.pop("score") for one in answer["results"]] for answer in (found, expected)]
+    assert found == expected
+    assert_near(*scores)
