@@ -102,7 +102,8 @@ def test_every_join_is_calibrated_in_any_batches_and_nothing_else_changes(fusion
         for p in (slice(0, 37), slice(37, 300))
     ]
     calibration.fit_temperature(network, halves)
-    torch.testing.assert_close(network.log_temperature, fitted, atol=1e-3, rtol=0)
+    # The best temperature lies in a flat valley: 2e-7 more in each layer moved it by 2e-3 (measured).
+    torch.testing.assert_close(network.log_temperature, fitted, atol=1e-2, rtol=0)
 
 
 def test_the_figures_of_calibration_are_what_they_are_defined_to_be() -> None:

@@ -9,7 +9,7 @@ import polars as pl
 import pyarrow as pa
 import pytest
 import torch
-from safetensors.torch import load, save_file
+from safetensors.torch import load, load_file, save_file
 
 from mmray import cli
 from mmray.config import validate
@@ -19,7 +19,7 @@ from mmray.fusion.maps import NAMES, Training
 from mmray.tables import features
 from mmray.tables.store import Store, open_store, write_parquet
 from tests.conftest import ROOT
-from tests.near import assert_near
+from tests.near import assert_near, assert_near_trained
 
 HELD = 150
 QUICK = Training(hidden=32, code=8, space=16, epochs=3)
@@ -306,16 +306,21 @@ def test_a_source_that_a_map_was_fitted_on_is_said(folder):
 
 
 def test_the_same_configuration_writes_the_same_files(folder):
-    def written() -> dict[str, bytes]:
+    def written() -> tuple[list[str], dict[str, Any]]:
         results = crossmodal.run(config(folder, folds=4, maps=["linear", "contrastive"], training=QUICK.model_dump()))
         assert results["asked"] == results["pairs"] == 115
-        return {
-            str(path): path.read_bytes()
-            for path in (folder / "out").rglob("*")
-            if path.suffix in {".parquet", ".safetensors"}
+        found = sorted((folder / "out").rglob("*.*"))
+        tensors = {
+            f"{path.parent.name} {name}": tensor
+            for path in found
+            if path.suffix == ".safetensors"
+            for name, tensor in load_file(path).items()
         }
+        return [str(path) for path in found], tensors
 
-    assert written() == written()
+    (names, expected), (again, tensors) = written(), written()
+    assert again == names
+    assert_near_trained(tensors, expected)
 
 
 def test_all_targets_may_be_candidates(folder):

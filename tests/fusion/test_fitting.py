@@ -19,7 +19,7 @@ ALL = [
     {"fusion": "early"}, {"fusion": "intermediate", "width": 16}, {"fusion": "gated", "width": 16},
     {"fusion": "attention", "width": 16}, {"fusion": "late", "start_from": ["a", "b"], "width": 16},
 ]  # fmt: skip
-LONGER = {"epochs": 16, "batch_size": 32, "learning_rate": 0.01, "patience": 16}
+LONGER = {"epochs": 8, "batch_size": 32, "learning_rate": 0.01, "patience": 8}
 
 
 @pytest.fixture
@@ -39,8 +39,8 @@ def test_every_join_learns_and_two_inputs_know_more_than_one(tmp_path: Path) -> 
     assert 0.6 < single < 0.9
     for name in ("early", "intermediate", "gated", "attention", "late"):
         assert found[name]["validation_accuracy"] > single + 0.02, name
-        assert found[name]["epochs"] == (0 if name == "late" else 16)
-        assert 0 < found[name]["best_epoch"] <= 16 or name == "late"
+        assert found[name]["epochs"] == (0 if name == "late" else 8)
+        assert 0 < found[name]["best_epoch"] <= 8 or name == "late"
 
 
 def test_late_fusion_is_its_singles_with_temperatures(store: str, tmp_path: Path) -> None:

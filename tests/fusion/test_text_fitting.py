@@ -268,8 +268,10 @@ def test_a_restored_fitting_ends_as_one_that_was_never_disturbed(
     restored.export(str(tmp_path / "restored"))
     for one, other in zip(half, rows, strict=True):
         assert one == pytest.approx(other, rel=1e-3)
-    expected, found = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "restored"))
-    assert_near_trained(found, expected)
+    # Not the weights: those without a gradient, as biases of attention's keys, go wherever rounding takes them.
+    samples = [("clip", "waves"), (None, "moss"), ("town", "cars and streets")]
+    expected, found = (text_model.load(str(tmp_path / name)).logits(samples) for name in ("whole", "restored"))
+    assert_near(found, expected, 1e-3)
 
 
 def ranks(count: int, monkeypatch: pytest.MonkeyPatch, work: Callable[[int], Any]) -> list[Any]:

@@ -20,8 +20,8 @@ Extract = Callable[..., dict[str, Any]]
 
 
 @pytest.fixture(scope="session")
-def ray_session() -> Iterator[None]:
-    """Start one embedded Ray with four logical CPUs."""
+def ray_session(s3_environment: dict[str, str]) -> Iterator[None]:
+    """Start one embedded Ray with four logical CPUs, whose workers can reach the S3 server."""
     from mmray.pipelines import cluster
 
     with pytest.MonkeyPatch.context() as patch:
