@@ -192,7 +192,8 @@ def write(tmp_path: Path) -> Callable[..., Path]:
     return make
 
 
-def wait_for(condition: Callable[[], bool], seconds: float = 90) -> None:
+def wait_for(condition: Callable[[], bool], seconds: float = 300) -> None:
+    """Wait until something is so; the limit is for what hangs, and no measure of speed."""
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "it did not come to that"

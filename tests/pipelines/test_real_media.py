@@ -110,7 +110,8 @@ def test_dogs_rain_and_the_ten_classes_are_heard(
     assert np.mean(rain) >= 0.75
     places = [labels.index(name) for name in AUDIOSET.values()]
     guesses = {name: list(AUDIOSET)[int(np.argmax(own[places]))] for name, own in scores.items()}
-    assert np.mean([guess == name.partition("/")[0] for name, guess in guesses.items()]) >= 0.94
+    right = np.mean([guess == name.partition("/")[0] for name, guess in guesses.items()])
+    assert right >= (0.94 if done.esc10 == 318 else 0.88)  # 0.95 of all, 0.91 of 80, whose standard error is 0.03
 
 
 def test_a_person_is_seen_in_the_talking_heads(done: Done) -> None:
