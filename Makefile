@@ -41,8 +41,9 @@ chromium:
 		|| echo "no chromium on this machine: install it (Debian: apt-get install chromium), or the tests of pages skip"
 
 # Two at a time: runs that are killed or wait leave a core to the others. A file stays with one process and its Ray.
+# Files start in the order of tests/conftest.py, the longest first, not in that of xdist, which counts their tests.
 test: lint chromium
-	$(BIN)/pytest -m "not slow" -n 2 --dist loadfile
+	$(BIN)/pytest -m "not slow" -n 2 --dist loadfile --no-loadscope-reorder
 
 test-all: lint chromium
 	$(BIN)/pytest

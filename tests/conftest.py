@@ -17,6 +17,20 @@ ROOT = Path(__file__).resolve().parent.parent
 # Tests run side by side, as actors do: threads of several that wait for each other on one core made 2 s of training 36.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+# The longest files, longest first: two processes share the files, and a long one that starts last is waited for.
+LONGEST = [
+    "test_train", "test_crashes", "test_serve", "test_train_text", "test_extract", "test_job", "test_serve_page",
+    "test_object_storage", "test_real_media", "test_study", "test_search", "test_search_map", "test_configs",
+    "test_generate", "test_derived", "test_report", "test_evaluate", "test_dalle_mini", "test_crossmodal",
+    "test_transnetv2", "test_contract", "test_transcribe", "test_text_fitting", "test_spectrogram", "test_fitting",
+]  # fmt: skip
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the longest files first; the tests of a file stay in their order."""
+    place = {name: number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: place.get(item.path.stem, len(LONGEST)))
+
 
 @pytest.fixture(scope="session")
 def test_data() -> Path:
@@ -54,22 +68,42 @@ def s3_log(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def s3_endpoint(s3_log: Path) -> Iterator[str]:
+def s3_environment() -> Iterator[dict[str, str]]:
+    """Put credentials and endpoint of the S3 server into the environment (the standard chain), and return them.
+
+    For the whole session, and before Ray starts: its workers have the environment that Ray was started in, and so a run
+    over S3 needs no Ray of its own. The server itself starts where a test asks for a bucket.
+    """
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    environment = {
+        "AWS_ACCESS_KEY_ID": "AKIAMMRAYTEST",
+        "AWS_SECRET_ACCESS_KEY": "mmraytestsecret",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in environment.items():
+            patch.setenv(name, value)
+        yield environment
+
+
+@pytest.fixture(scope="session")
+def s3_endpoint(s3_log: Path, s3_environment: dict[str, str]) -> Iterator[str]:
     """Start moto's S3 server as a process of its own on loopback.
 
     moto, because it honours If-None-Match and ETags as AWS does, on which the lock and the detection of changes stand;
     `rclone serve s3` ignores If-None-Match.
     """
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    endpoint = s3_environment["AWS_ENDPOINT_URL"]
+    port = int(endpoint.rpartition(":")[2])
     log = s3_log.open("w")
     server = subprocess.Popen(
         [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)], stdout=log, stderr=log
     )
-    endpoint = f"http://127.0.0.1:{port}"
     try:
-        for _ in range(200):
+        for _ in range(600):
             try:
                 with socket.create_connection(("127.0.0.1", port), timeout=1):
                     break
@@ -83,18 +117,10 @@ def s3_endpoint(s3_log: Path) -> Iterator[str]:
 
 
 @pytest.fixture
-def s3_bucket(s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Return the URL of a new bucket; credentials and endpoint stand in the environment (the standard chain)."""
+def s3_bucket(s3_endpoint: str) -> str:
+    """Return the URL of a new bucket."""
     import s3fs
 
-    environment = {
-        "AWS_ACCESS_KEY_ID": "AKIAMMRAYTEST",
-        "AWS_SECRET_ACCESS_KEY": "mmraytestsecret",
-        "AWS_DEFAULT_REGION": "us-east-1",
-        "AWS_ENDPOINT_URL": s3_endpoint,
-    }
-    for name, value in environment.items():
-        monkeypatch.setenv(name, value)
     name = f"mmray-{uuid.uuid4().hex[:12]}"
     s3fs.S3FileSystem(use_listings_cache=False).mkdir(name)
     return f"s3://{name}"

@@ -16,7 +16,7 @@ import pytest
 
 from mmray.pipelines.status import status
 from tests.conftest import ROOT
-from tests.pipelines.conftest import environment, wait_for, write  # noqa: F401 — fixtures
+from tests.pipelines.conftest import environment, joined, ray_session, wait_for, write  # noqa: F401 — fixtures
 
 RAY = str(Path(sys.executable).with_name("ray"))
 
@@ -45,7 +45,7 @@ def head(environment: dict[str, str]) -> Iterator[dict[str, str]]:  # noqa: F811
     words += f" --ray-client-server-port {client} --metrics-export-port {metrics}"
     words += f" --num-cpus 2 --object-store-memory 200000000 --temp-dir {folder} --disable-usage-stats"
     command = [RAY, "start", *words.split()]
-    begun = subprocess.run(command, env=settings, check=False, capture_output=True, text=True, timeout=120)
+    begun = subprocess.run(command, env=settings, check=False, capture_output=True, text=True, timeout=300)
     try:
         assert begun.returncode == 0, begun.stdout + begun.stderr
         yield settings
@@ -58,10 +58,37 @@ def head(environment: dict[str, str]) -> Iterator[dict[str, str]]:  # noqa: F811
 
 
 def job(words: list[str], settings: dict[str, str]) -> str:
-    done = subprocess.run([RAY, "job", *words], env=settings, capture_output=True, text=True, check=False, timeout=240)
+    done = subprocess.run([RAY, "job", *words], env=settings, capture_output=True, text=True, check=False, timeout=600)
     return done.stdout + done.stderr
 
 
+def test_a_driver_that_is_stopped_as_jobs_are_goes_on_where_it_was(
+    joined: dict[str, str],  # noqa: F811
+    write: Callable[..., Path],  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    """What `ray job` starts and stops: jobs/extract.py on a Ray that is there, by SIGTERM; the slow test has a head."""
+    config, store = write("store", [f"slow {number}" for number in range(80)]), tmp_path / "store"
+    command = [sys.executable, str(ROOT / "jobs" / "extract.py"), str(config), "--json"]
+    with subprocess.Popen(command, env=joined, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as first:
+        try:
+            wait_for(lambda: bool(list(store.glob("ledger/*.parquet"))))
+            first.send_signal(signal.SIGTERM)
+            assert first.wait(300) == 130
+        finally:
+            first.kill()
+    begun = sum(counts["ok"] for counts in status(str(store))["accounts"].values())
+    assert 0 < begun < 80
+    assert not (store / "lock.json").exists()
+    command += ["--set", "resources.actors=2"]
+    done = subprocess.run(command, env=joined, capture_output=True, text=True, check=True, timeout=600)
+    account = json.loads(done.stdout)
+    (counts,) = account["accounts"].values()
+    assert (counts["ok"], counts["pending"]) == (80, 0)
+    assert account["adds_up"]
+
+
+@pytest.mark.slow
 def test_a_stopped_job_goes_on_where_it_was(
     head: dict[str, str],
     write: Callable[..., Path],  # noqa: F811
@@ -73,13 +100,13 @@ def test_a_stopped_job_goes_on_where_it_was(
     said = job(["submit", "--no-wait", "--submission-id", "first", "--working-dir", str(ROOT), *entry], head)
     assert "first" in said
     try:
-        wait_for(lambda: bool(list(store.glob("ledger/*.parquet"))), 120)
+        wait_for(lambda: bool(list(store.glob("ledger/*.parquet"))))
     except AssertionError:
         pytest.fail(job(["logs", "first"], head))
     assert "stopped" in job(["stop", "first"], head)
     begun = sum(counts["ok"] for counts in status(str(store))["accounts"].values())
     assert 0 < begun < 80
-    wait_for(lambda: not (store / "lock.json").exists(), 30)
+    wait_for(lambda: not (store / "lock.json").exists())
     wider = ["--set", "resources.actors=2"]
     said = job(["submit", "--submission-id", "second", "--working-dir", str(ROOT), *entry, *wider], head)
     assert "succeeded" in said, said

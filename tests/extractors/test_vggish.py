@@ -52,7 +52,9 @@ def test_the_quantised_embedding_is_that_of_the_plain_one(path, pca):
     with np.load(f"{pca}/vggish_pca_params.npz") as params:
         whitened = (plain.astype(np.float64) - params["pca_means"]) @ params["pca_eigen_vectors"].T
     expected = ((np.clip(whitened, -2, 2) + 2) * 255 / 4).astype(np.uint8)  # as AudioSet: truncated
-    np.testing.assert_array_equal(found, expected)
+    # A number 1e-6 below a whole one is a level lower than one 1e-6 above.
+    assert np.abs(found - expected).max() <= 1
+    assert (found == expected).mean() > 0.99
     assert found.dtype == np.float32
     assert len(np.unique(found)) > 20
 

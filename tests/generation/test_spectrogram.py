@@ -22,6 +22,7 @@ from mmray.generation.imprint import of_file, of_text
 from mmray.generation.spectrogram import Spectrogram, SpectrogramRequest
 from mmray.models import hifigan, mel_image
 from mmray.models.torch_setup import ensure_torchaudio
+from tests.near import assert_near_pictures
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 ALONE = {"picture": {"picture_from": 1.0, "sound_from": 0.0}, "sound": {"picture_from": 0.0, "sound_from": 1.0}}
@@ -209,7 +210,7 @@ def test_a_column_of_the_picture_is_160_samples(generate, width_px, crop, croppe
 
 def test_cropped_pixels_are_the_others_unchanged(generate):
     whole, cropped = generate([asked(crop="none"), asked(crop="pixels")], silent)
-    np.testing.assert_array_equal(cropped.picture, whole.picture[:, :-32])
+    assert_near_pictures(cropped.picture, whole.picture[:, :-32])
     np.testing.assert_allclose(cropped.sound, whole.sound[:-5120], atol=1e-4)
 
 
@@ -225,7 +226,7 @@ def test_a_modality_that_has_stopped_leaves_the_rest_to_the_other(watched):
     late = early | {"imprint": stripes(), "strength": 0.5}
     for fields, heard in ((early, True), (late, False)):
         one, other = (watched().paint(asked(sound_prompt=words, **fields)).clone() for words in ("birds", "rain"))
-        assert torch.equal(one, other) != heard
+        assert ((one - other).abs().max() > 1e-3) == heard
 
 
 def test_prompts_guidance_and_weight_matter_each(generate):
@@ -245,7 +246,7 @@ def test_strength_0_leaves_the_imprint_and_1_nothing_of_it(generate, watched):
         lambda done, total: steps.append((done, total)),
     )
     assert steps == []
-    np.testing.assert_array_equal(kept.picture, other.picture)
+    assert_near_pictures(kept.picture, other.picture)
     free, replaced = generate([asked(), asked(imprint=stripes(), strength=1.0)], silent)
     assert difference(free, replaced) == [0, 0, 0]
     mild = {"steps": 6, "guidance": 1.0, "sound_guidance": 1.0, "imprint": stripes()}

@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from mmray.errors import ConfigError
 from mmray.models import vggish
 from mmray.models.mel import LogMel, mel_matrix
+from tests.near import assert_near
 
 WAVES = ("sine1k_3s", "chirp_noise_2p5s", "zeros_1s", "len_15600", "len_15599")
 TORCHAUDIO = {"features.": "features_network.", "embeddings.": "embedding_network."}
@@ -131,7 +132,9 @@ def test_the_quantiser_is_audiosets(test_data, tmp_path, kind):
     path = tmp_path / "pca.npz" if kind == "random" else folder / "vggish_pca_params.real.npz"
     found = vggish.quantised(torch.from_numpy(inputs), *vggish.load_pca(path))
     assert found.dtype == torch.float32
-    np.testing.assert_array_equal(found.numpy(), expected)
+    # A number 1e-6 below a whole one is a level lower than one 1e-6 above.
+    assert np.abs(found.numpy() - expected.astype(int)).max() <= 1
+    assert (found.numpy() == expected).mean() > 0.99
 
 
 @pytest.mark.parametrize("zipped", [True, False])
@@ -153,7 +156,7 @@ def test_every_publishers_file_reads_the_same(tmp_path, tensors, examples, name)
     expected.load_state_dict(tensors, assign=True)
     found = vggish.load(write(tmp_path / name, tensors))
     with torch.inference_mode():
-        torch.testing.assert_close(found(examples), expected(examples))
+        assert_near(found(examples), expected(examples))
 
 
 @pytest.mark.parametrize("name", FORMATS)
@@ -162,7 +165,7 @@ def test_a_file_that_is_written_over_changes_nothing_that_runs(tmp_path, tensors
     with torch.inference_mode():
         expected = net(examples)
         (tmp_path / name).write_bytes(bytes((tmp_path / name).stat().st_size))
-        assert torch.equal(net(examples), expected)
+        assert_near(net(examples), expected)
 
 
 def test_other_tensors_beside_them_do_not_matter(tmp_path, tensors):

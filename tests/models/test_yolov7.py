@@ -12,6 +12,7 @@ from mmray.errors import ConfigError
 from mmray.models import boxes, yolov7_file
 from mmray.models.tiny import make_tiny
 from mmray.models.yolov7 import EPSILON, YoloV7, decoded, grids
+from tests.near import assert_near
 
 NETWORKS = ["yolov7_deploy", "yolov7_training", "yolov7_tiny_deploy", "yolov7_tiny_training"]
 LEVELS = (3, 4, 5)
@@ -125,7 +126,7 @@ def test_a_saved_state_dictionary_gives_the_same(forward, tmp_path):
     _, rows = outputs(loaded(tensors, tmp_path / "a.safetensors"), forward["input_rgb01"])
     torch.save({name: torch.from_numpy(array) for name, array in tensors.items()}, tmp_path / "a.pt")
     _, found = outputs(YoloV7(yolov7_file.look(str(tmp_path / "a.pt"))), forward["input_rgb01"])
-    np.testing.assert_array_equal(found, rows)
+    assert_near(found, rows)
 
 
 def test_a_branch_that_hands_its_input_on_is_added(forward, tmp_path):
@@ -177,10 +178,10 @@ def test_a_files_own_anchors_count(forward, tmp_path):
     _, rows = outputs(loaded(tensors, tmp_path / "a.safetensors"), forward["input_rgb01"])
     tensors["model.77.anchor_grid"] = tensors["model.77.anchor_grid"] * 2
     _, doubled = outputs(loaded(tensors, tmp_path / "b.safetensors"), forward["input_rgb01"])
-    np.testing.assert_allclose(doubled[..., 2:4], 2 * rows[..., 2:4], rtol=1e-6)
+    assert_near(doubled[..., 2:4], 2 * rows[..., 2:4])
     del tensors["model.77.anchor_grid"]
     _, usual = outputs(loaded(tensors, tmp_path / "c.safetensors"), forward["input_rgb01"])
-    np.testing.assert_array_equal(usual, rows)
+    assert_near(usual, rows)
 
 
 @pytest.fixture(scope="module")

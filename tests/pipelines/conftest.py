@@ -20,8 +20,8 @@ Extract = Callable[..., dict[str, Any]]
 
 
 @pytest.fixture(scope="session")
-def ray_session() -> Iterator[None]:
-    """Start one embedded Ray with four logical CPUs."""
+def ray_session(s3_environment: dict[str, str]) -> Iterator[None]:
+    """Start one embedded Ray with four logical CPUs, whose workers can reach the S3 server."""
     from mmray.pipelines import cluster
 
     with pytest.MonkeyPatch.context() as patch:
@@ -192,7 +192,8 @@ def write(tmp_path: Path) -> Callable[..., Path]:
     return make
 
 
-def wait_for(condition: Callable[[], bool], seconds: float = 90) -> None:
+def wait_for(condition: Callable[[], bool], seconds: float = 300) -> None:
+    """Wait until something is so; the limit is for what hangs, and no measure of speed."""
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "it did not come to that"

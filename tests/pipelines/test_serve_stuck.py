@@ -2,13 +2,14 @@
 
 import asyncio
 import threading
-import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from mmray.generation.base import GenerateFn, Progress
+from mmray.pipelines.serving import replica
 from mmray.pipelines.serving.replica import Model, Work
 
 
@@ -17,34 +18,49 @@ class Slow:
 
     def __init__(self) -> None:
         self.step = threading.Semaphore(0)
+        self.steps = 0
 
     def load(self, device: str) -> GenerateFn:
         def generate(requests: Sequence[Any], progress: Progress) -> list[Any]:
             for number in range(2):
-                assert self.step.acquire(timeout=30)
+                assert self.step.acquire(timeout=60)
                 progress(number + 1, 2)
+                self.steps += 1
             return list(requests)
 
         return generate
 
 
-def test_a_pass_that_does_not_move_is_seen() -> None:
+def test_a_pass_that_does_not_move_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    now_s = 1000.0
+    monkeypatch.setattr(replica, "time", SimpleNamespace(monotonic=lambda: now_s))
+
     async def watched() -> list[Any]:
+        nonlocal now_s
         slow = Slow()
-        model = Model(slow, 1, 0, "cpu", 0.3)
+        model = Model(slow, 1, 0, "cpu", 30)
         model.check_health()
         answer = asyncio.create_task(model._pass([Work(["a"])]))  # what Serve batches, outside of Serve
-        await asyncio.sleep(0.2)
-        slow.step.release()
-        await asyncio.sleep(0.2)
+        await reached(lambda: slow.steps == 0 and model._moved_s is not None)
+        now_s += 29
         model.check_health()
-        await asyncio.sleep(0.3)
+        slow.step.release()
+        await reached(lambda: slow.steps == 1)
+        now_s += 29
+        model.check_health()
+        now_s += 2
         with pytest.raises(RuntimeError, match="has not moved"):
             model.check_health()
         slow.step.release()
         found = await answer
-        time.sleep(0.4)
+        now_s += 1000
         model.check_health()
         return found
 
     assert asyncio.run(watched()) == [["a"]]
+
+
+async def reached(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(60):
+        while not condition():
+            await asyncio.sleep(0.001)

@@ -27,15 +27,17 @@ from mmray.fusion.training import load_train
 from mmray.pipelines import train
 from tests.conftest import ROOT
 from tests.fusion import fitted
+from tests.near import assert_near
 from tests.pipelines.conftest import wait_for
 
 NETWORKS = [
     {"inputs": "a", "width": 16}, {"inputs": "b", "width": 16},
-    # Wide, so that it takes some seconds and has a middle to be killed in.
-    {"fusion": "gated", "width": 16, "hidden": [1024, 1024], "start_from": ["a"]},
+    # Wide, so that it takes a few seconds and has a middle to be killed in.
+    {"fusion": "gated", "width": 16, "hidden": [512, 512], "start_from": ["a"]},
     {"fusion": "late", "width": 16, "start_from": ["a", "b"]},
 ]  # fmt: skip
-SCHEDULE = {"epochs": 16, "epoch_size": 1500, "batch_size": 64, "learning_rate": 0.003, "patience": 16}
+EPOCHS = 10
+SCHEDULE = {"epochs": EPOCHS, "epoch_size": 750, "batch_size": 64, "learning_rate": 0.003, "patience": EPOCHS}
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +81,7 @@ def same(one: str, other: str) -> None:
     assert first.keys() == second.keys() == {"a", "b", "gated", "late"}
     for name, tensors in first.items():
         for key, tensor in tensors.items():
-            torch.testing.assert_close(tensor, second[name][key], rtol=1e-6, atol=1e-6, msg=f"{name}: {key}")
+            assert_near(tensor, second[name][key], 1e-3, f"{name}: {key}")  # as tests.near says of trainings
 
 
 def workers() -> list[psutil.Process]:
@@ -159,7 +161,7 @@ def test_every_epoch_is_told_once(trained: Any) -> None:
         best = rows.filter(pl.col("epoch") == by[name]["best_epoch"])
         assert best["validation_loss"].item() == rows["validation_loss"].min()
     assert by["late"]["epochs"] == 0
-    assert last["epoch"] < 16
+    assert last["epoch"] < EPOCHS
     gated = told.filter(pl.col("network") == "gated", pl.col("epoch") == last["epoch"])
     assert gated["seconds"].item() == last["seconds"], "what was kept was not trained again"
 
@@ -234,7 +236,7 @@ def test_a_killed_run_goes_on_by_the_same_command_on_object_storage(
     environment = {**os.environ, "RAY_ADDRESS": ""}
     with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as killed:
         try:
-            wait_for(lambda: kept(f"{s3_bucket}/out").get("network") == "gated", 200)
+            wait_for(lambda: kept(f"{s3_bucket}/out").get("network") == "gated", 600)
         finally:
             killed.send_signal(signal.SIGKILL)
     before = {entry.uri: entry.tag for entry in storage.files(f"{s3_bucket}/out/networks", ".safetensors")}
