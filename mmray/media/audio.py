@@ -1,7 +1,6 @@
 """The sound of one medium: packets in, windows of mono sound at each wanted rate out."""
 
 from collections.abc import Iterator
-from fractions import Fraction
 from math import gcd, inf
 from typing import Any
 
@@ -12,19 +11,14 @@ from av.audio.resampler import AudioResampler
 
 from mmray.errors import Reason, SampleError
 from mmray.media.blocks import SoundDecoder
-from mmray.media.duration import container_s
-from mmray.media.source import DISCONTINUOUS, Packet, Source, stream_start
-from mmray.media.timeline import RESTART_S, Timeline
+from mmray.media.position import Position
+from mmray.media.sound_index import Entry
+from mmray.media.source import Packet, Source
 from mmray.media.waves import Cutter
 from mmray.specs import AudioSpec, Wave
 
 Mono = npt.NDArray[np.float32]
 
-# Gaps and overlaps up to here are jitter of the timestamps; beyond, they are believed.
-JITTER_S = 0.1
-# Sound ahead of the first wanted sample, for decoders and the resampler to settle: AAC needs 2 frames, MP3 511 bytes
-# of earlier frames, Opus 80 ms.
-PREROLL_S = 1.0
 SILENCE = 10 ** (-60 / 20)  # -60 dB of full scale: below the dither and noise of any recorded room
 LOUDEST = 1e6  # beyond is damage, as NaN is
 DTYPES = {"u8": np.uint8, "s16": np.int16, "s32": np.int32, "flt": np.float32, "dbl": np.float64}
@@ -82,7 +76,8 @@ class Line:
 class AudioTrack:
     """Decodes one sound stream once for all lines.
 
-    [``start_s``, ``stop_s``) is the segment (``stop_s`` may be infinite); ``sought``: decoding starts in the middle.
+    [``start_s``, ``stop_s``) is the segment (``stop_s`` may be infinite); ``sought``: decoding starts in the middle, at
+    ``entry`` or, without one, where timestamps tell the very sample.
     Afterwards ``seen`` counts decoded samples (not those of gaps), ``ended`` tells whether the stream was read to its
     end, ``end_s`` is the end of the sound, ``damage`` says what was wrong, ``peak`` how loud the segment was.
     """
@@ -96,6 +91,7 @@ class AudioTrack:
         stop_s: float,
         offset_s: float,
         sought: bool,
+        entry: Entry | None = None,
     ) -> None:
         self.stream, self.lines = stream, lines
         self.seen = 0
@@ -103,19 +99,23 @@ class AudioTrack:
         self.end_s: float | None = None
         self.damage: Reason | None = None
         self.peak: float | None = None
-        self._source, self._sought = source, sought
+        self._source = source
         self._decoder = SoundDecoder(source, stream, sought)
         self._start_s, self._stop_s, self._offset_s = start_s, stop_s, offset_s
-        # Time from the medium's start: samples are counted from there, the sample's offset is taken off as samples.
-        self._time = Timeline(source, stream, 0.0, source.format in DISCONTINUOUS)
-        first = stream_start(stream)
-        first_s = float(first - source.zero) if first is not None else 0.0
-        self._early_s = first_s if abs(first_s) <= JITTER_S else 0.0
-        self._longest_gap_s = (container_s(source) or 0.0) + RESTART_S
-        self._rate_hz = 0
-        self._next: int | None = None  # the next sample, from the medium's start
+        self._position = Position(source, stream, sought)
+        self._settling = 0  # packets until the decoder is as it would be had it started at the first one
+        self._last: int | None = None  # where a decoder that started at the first packet ended
         self._batch: list[Mono] = []
         self._batched = 0
+        if entry is not None:
+            self._resume(entry)
+
+    def _resume(self, entry: Entry) -> None:
+        """Go on from what the index knows of the sound up to an entry."""
+        self._position.restore(entry.state)
+        self._settling, self._last = entry.settling, entry.last
+        self.seen = entry.state.next
+        self.end_s = self._next_s
 
     @property
     def done(self) -> bool:
@@ -125,7 +125,10 @@ class AudioTrack:
     def feed(self, packet: Packet) -> Iterator[tuple[AudioSpec, Wave]]:
         """Decode a packet and return the windows that are complete."""
         frames, fault = self._decoder.decode(packet)
-        if fault and not (packet.pts is not None and self._time.at(packet.pts) - self._offset_s < self._start_s):
+        if self._settling:
+            self._settling -= 1
+            return
+        if fault and not (packet.pts is not None and self._position.at(packet.pts) - self._offset_s < self._start_s):
             self.damage = fault
         for frame in frames:
             yield from self._arrived(frame)
@@ -143,62 +146,51 @@ class AudioTrack:
             yield from line.finish()
 
     def _arrived(self, frame: av.AudioFrame) -> Iterator[tuple[AudioSpec, Wave]]:
-        rate_hz = frame.sample_rate
-        if rate_hz != self._rate_hz:
+        """Append the samples of a frame where they belong: gaps are filled, overlaps dropped."""
+        if frame.sample_rate != self._position.rate_hz:
             yield from self._send()
-            if self._next is not None:
-                self._next = round(self._next * Fraction(rate_hz, self._rate_hz))
-            self._rate_hz = rate_hz
         mono = self._mono(frame)
         self.seen += mono.size
-        at = round((self._time.of_frame(frame, mono.size / rate_hz) - self._early_s) * rate_hz)
-        if self._next is None:
-            self._next = at if self._sought else 0
-        yield from self._fit(mono, at - self._next)
-
-    def _fit(self, mono: Mono, ahead: int) -> Iterator[tuple[AudioSpec, Wave]]:
-        """Append samples that claim to start ``ahead`` samples behind the last: fill gaps, drop overlaps."""
-        jitter = round(JITTER_S * self._rate_hz)
-        if jitter < ahead <= self._longest_gap_s * self._rate_hz:
-            second = np.zeros(self._rate_hz, np.float32)
-            for filled in range(0, ahead, second.size):
-                yield from self._append(second[: ahead - filled])
-        elif ahead < -jitter:
-            mono = mono[-ahead:]
+        silence, overlap = self._position.fit(frame)
+        for filled in range(0, silence, frame.sample_rate):
+            yield from self._append(np.zeros(min(frame.sample_rate, silence - filled), np.float32))
+        mono = mono[overlap:]
+        if self._last is not None and self._position.next is not None:
+            mono = mono[: max(0, self._last - self._position.next)]
         self._hear(mono)
         yield from self._append(mono)
 
     def _hear(self, mono: Mono) -> None:
         """Note how loud the samples are that lie in the segment."""
         at_s = self._next_s
-        first = max(0, round((self._start_s - at_s) * self._rate_hz))
-        last = mono.size if self._stop_s == inf else max(0, round((self._stop_s - at_s) * self._rate_hz))
+        first = max(0, round((self._start_s - at_s) * self._position.rate_hz))
+        last = mono.size if self._stop_s == inf else max(0, round((self._stop_s - at_s) * self._position.rate_hz))
         if mono[first:last].size:
             self.peak = max(self.peak or 0.0, float(np.abs(mono[first:last]).max()))
 
     @property
     def _next_s(self) -> float:
-        assert self._next is not None
-        return (self._next - round(self._offset_s * self._rate_hz)) / self._rate_hz
+        assert self._position.next is not None
+        return (self._position.next - round(self._offset_s * self._position.rate_hz)) / self._position.rate_hz
 
     def _append(self, mono: Mono) -> Iterator[tuple[AudioSpec, Wave]]:
-        assert self._next is not None
+        assert self._position.next is not None
         self._batch.append(mono)
         self._batched += mono.size
-        self._next += mono.size
+        self._position.next += mono.size
         self.end_s = self._next_s
-        if self._batched >= BATCH_S * self._rate_hz:
+        if self._batched >= BATCH_S * self._position.rate_hz:
             yield from self._send()
 
     def _send(self) -> Iterator[tuple[AudioSpec, Wave]]:
         """Pass what was gathered on to the lines."""
-        if not self._batched or self._next is None:
+        if not self._batched or self._position.next is None:
             return
         mono = np.concatenate(self._batch)
-        position = self._next - self._batched - round(self._offset_s * self._rate_hz)
+        position = self._position.next - self._batched - round(self._offset_s * self._position.rate_hz)
         self._batch, self._batched = [], 0
         for line in self.lines:
-            yield from line.push(mono, position, self._rate_hz)
+            yield from line.push(mono, position, self._position.rate_hz)
 
     def _mono(self, frame: av.AudioFrame) -> Mono:
         """Return the mean of the channels, float32 in [-1, 1] where the source keeps to it."""

@@ -51,13 +51,15 @@ def preroll_s(time_s: Fraction) -> int | None:
 class SoundDecoder:
     """The decoders of one sound stream, in turn; ``sought``: the first packet need not be the stream's first.
 
-    In blocks a sought stream is heard from the first block on whose pre-roll is there as a whole.
+    In blocks a sought stream is heard from the first block on whose pre-roll is there as a whole. ``entered`` counts
+    the blocks that were entered.
     """
 
     def __init__(self, source: Source, stream: Any, sought: bool) -> None:
         self._source, self._stream = source, stream
         self._blocks, self._sought = in_blocks(source, stream), sought
         self._decoder = None if self._blocks and sought else stream.codec_context
+        self.entered = 0
         self._next_s: int | None = None  # where the next block starts, in the medium
         self._kept: deque[Packet] = deque(maxlen=MOST_KEPT)
 
@@ -81,11 +83,17 @@ class SoundDecoder:
 
     def _enter(self, start_s: int) -> None:
         """Open the decoder of the block that starts at ``start_s``; what its pre-roll gives is not used."""
-        context = self._stream.codec_context
-        self._decoder = av.CodecContext.create(context.codec, "r")
-        self._decoder.extradata = context.extradata
-        single_threaded(self._decoder)
+        self.entered += 1
+        self._decoder = fresh_decoder(self._stream)
         for packet in self._kept:
             if packet.pts * self._stream.time_base - self._source.zero >= start_s - PREROLL_S:
                 self._source.decode(self._stream, packet, self._decoder)
         self._kept.clear()
+
+
+def fresh_decoder(stream: Any) -> Any:
+    """Return a decoder of a stream that has decoded nothing yet."""
+    decoder = av.CodecContext.create(stream.codec_context.codec, "r")
+    decoder.extradata = stream.codec_context.extradata
+    single_threaded(decoder)
+    return decoder

@@ -13,11 +13,14 @@ from typing import Any
 
 from mmray.errors import Reason, SampleError
 from mmray.media.account import Flags, Outcome, Segment, flags, refused, sound_outcome, video_outcome
-from mmray.media.audio import PREROLL_S, AudioTrack, Line
+from mmray.media.audio import AudioTrack, Line
 from mmray.media.choose import Every, Taker, choice
 from mmray.media.duration import container_s, declared_s
 from mmray.media.probe import scanned_s
-from mmray.media.seek import PCM_FORMATS, Entry, enter_video, seekable, to_sound
+from mmray.media.seek import PCM_FORMATS, enter_video, seekable, to_sound
+from mmray.media.seek import Entry as VideoEntry
+from mmray.media.sound_entry import enter_sound
+from mmray.media.sound_index import PREROLL_S, Entry, entry_of
 from mmray.media.source import Source, prepare
 from mmray.media.video import VideoTrack
 from mmray.media.waves import Cutter
@@ -37,17 +40,18 @@ def decode(
     offset_s: float = 0.0,
     limit_s: float | None = None,
     duration_s: float | None = None,
+    audio_entry: str | None = None,
 ) -> "Decoding":
     """Decode the segment [start_s, end_s) of a sample for ``specs``.
 
     The sample is the part [offset_s, limit_s) of the medium; all times are relative to ``offset_s``. ``end_s`` None is
     the last segment: it runs to the end of the stream, whatever the header claims. ``duration_s`` is the sample's
-    probed duration. Nothing is opened before the first item is asked for; then a medium that cannot be opened raises
-    SampleError.
+    probed duration, ``audio_entry`` what the segment needs of the index of its sound (``sound_index.entry_before``).
+    Nothing is opened before the first item is asked for; then a medium that cannot be opened raises SampleError.
     """
     limit = inf if limit_s is None else limit_s - offset_s
     segment = Segment(start_s, min(inf if end_s is None else end_s, limit), offset_s, limit)
-    return Decoding(uri, specs, segment, duration_s)
+    return Decoding(uri, specs, segment, duration_s, audio_entry)
 
 
 @dataclass
@@ -95,13 +99,18 @@ class Decoding:
     """
 
     def __init__(
-        self, uri: str, specs: Sequence[FrameSpec | AudioSpec], segment: Segment, duration_s: float | None
+        self,
+        uri: str,
+        specs: Sequence[FrameSpec | AudioSpec],
+        segment: Segment,
+        duration_s: float | None,
+        audio_entry: str | None,
     ) -> None:
         self.outcomes: dict[AnySpec, Outcome] = {}
         self.flags = Flags(None, None, None)
         self.decode_s = 0.0
         self.duration_s: float | None = None
-        self._uri, self._segment, self._claimed_s = uri, segment, duration_s
+        self._uri, self._segment, self._claimed_s, self._audio_entry = uri, segment, duration_s, audio_entry
         self._specs = list(dict.fromkeys(specs))
         self._sources: list[Source] = []
         self._items = self._run()
@@ -158,7 +167,8 @@ class Decoding:
         source = self._open()
         frame_specs, sounds = self._present(source)
         segment = self._segment
-        if segment.start_s + segment.offset_s > 0 and (seekable(source) or source.format in PCM_FORMATS):
+        inside = segment.start_s + segment.offset_s > 0
+        if inside and (seekable(source) or source.format in PCM_FORMATS or (sounds and self._audio_entry)):
             if frame_specs:
                 yield self._video_pass(source, frame_specs)
             for number, specs in sounds.items():
@@ -211,7 +221,7 @@ class Decoding:
         known_s = known_s or container_s(source) or scanned_s(self._uri) or 0.0
         return max(0.0, min(known_s - offset_s, self._segment.limit_s))
 
-    def _video(self, source: Source, takers: list[Taker], entry: Entry | None = None) -> VideoTrack:
+    def _video(self, source: Source, takers: list[Taker], entry: VideoEntry | None = None) -> VideoTrack:
         segment = self._segment
         return VideoTrack(source, takers, segment.start_s, segment.offset_s, entry)
 
@@ -220,7 +230,8 @@ class Decoding:
         need_s = min(taker.rule.need_s for taker in takers) + self._segment.offset_s
         source.want([source.video])
         count = any(isinstance(taker.rule, Every) for taker in takers)
-        entry = enter_video(source, need_s, self._segment.offset_s if count else None)
+        from_s = self._segment.offset_s if count else None
+        entry = enter_video(source, need_s, from_s) if seekable(source) else None
         if entry is None:
             source = self._open()
             prepare(source.video)
@@ -231,15 +242,27 @@ class Decoding:
         stream = source.audio[number]
         prepare(stream)
         source.want([stream])
+        entry = None
         sought = to_sound(source, stream, self._segment.start_s + self._segment.offset_s - PREROLL_S)
+        if not sought and (entry := entry_of(self._audio_entry, number)) is not None:
+            source, stream = self._only_sound(number)
+            sought = enter_sound(source, stream, entry)
         if not sought:
-            source = self._open()
-            stream = source.audio[number]
-            prepare(stream)
-            source.want([stream])
-        return _Pass(source, sounds=[self._sound(source, number, specs, sought)])
+            entry = None
+            source, stream = self._only_sound(number)
+        return _Pass(source, sounds=[self._sound(source, number, specs, sought, entry)])
 
-    def _sound(self, source: Source, number: int, specs: list[AudioSpec], sought: bool) -> AudioTrack:
+    def _only_sound(self, number: int) -> tuple[Source, Any]:
+        """Open the medium anew, to read one sound track only."""
+        source = self._open()
+        stream = source.audio[number]
+        prepare(stream)
+        source.want([stream])
+        return source, stream
+
+    def _sound(
+        self, source: Source, number: int, specs: list[AudioSpec], sought: bool, entry: Entry | None = None
+    ) -> AudioTrack:
         segment = self._segment
         lines = []
         for rate_hz in dict.fromkeys(spec.rate_hz for spec in specs):
@@ -250,8 +273,8 @@ class Decoding:
             ]  # fmt: skip
             lines.append(Line(rate_hz, cutters, segment.start_s - PREROLL_S))
         return AudioTrack(
-            source, source.audio[number], lines, segment.start_s, segment.end_s, segment.offset_s, sought
-        )  # fmt: skip
+            source, source.audio[number], lines, segment.start_s, segment.end_s, segment.offset_s, sought, entry
+        )
 
 
 def _or_skip(stream: Any, reason: Reason, detail: str) -> Any:

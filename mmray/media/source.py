@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from fractions import Fraction
+from math import floor
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import av
@@ -111,6 +112,7 @@ class Source:
         self._demuxed: Iterator[Packet] = iter(())
         self._wanted: list[Any] = []
         self._errors_in_row = 0
+        self._moved = 0
         self.demux_errors = 0
         self._file = _Nameless(_opened(uri))
         try:
@@ -235,6 +237,8 @@ class Source:
             self._errors_in_row = 0
             # Empty packets (dropped frames of AVI, PyAV's own flush) would end the decoder for good.
             if packet.size:
+                if self._moved and packet.pts is not None:
+                    packet.pts += self._moved
                 return packet
         return None
 
@@ -244,14 +248,30 @@ class Source:
 
     def seek(self, stream: Any, time_s: float) -> bool:
         """Go to the key packet at or before a time; tell whether the demuxer could."""
+        return self._seek(int((Fraction(time_s) + self.zero) / stream.time_base), stream=stream)
+
+    def seek_pts(self, stream: Any, pts: int) -> bool:
+        """Go to the key packet at or before a timestamp of a stream, by the index of the stream that has the best."""
+        return self._seek(floor(pts * stream.time_base * av.time_base))
+
+    def seek_byte(self, pos: int) -> bool:
+        """Go to a byte of the file, where a packet starts; tell whether the demuxer could."""
+        return self._seek(pos, unsupported_byte_offset=True)
+
+    def _seek(self, offset: int, **how: Any) -> bool:
         try:
             with self._listening():
-                self.container.seek(int((Fraction(time_s) + self.zero) / stream.time_base), stream=stream)
-        except av.FFmpegError as error:
-            reason_of(error)
+                self.container.seek(offset, **how)
+        except (av.FFmpegError, OSError) as error:
+            if isinstance(error, av.FFmpegError):
+                reason_of(error)
             return False
         self._restart()
         return True
+
+    def move(self, offset: int) -> None:
+        """Add ``offset`` to the timestamps of all packets that are read from here on."""
+        self._moved = offset
 
     def decode(self, stream: Any, packet: Packet | None, decoder: Any = None) -> tuple[list[Any], Reason | None]:
         """Decode a packet (None: what the decoder still holds) to frames, and what was wrong with it.

@@ -41,6 +41,15 @@ class Timeline:
         self._next_s = time_s + duration_s
         return time_s
 
+    @property
+    def state(self) -> tuple[float, float | None]:
+        """Return what the frames so far have led to: the shift by restarts, and the time that follows."""
+        return self._shift_s, self._next_s
+
+    def restore(self, shift_s: float, next_s: float | None) -> None:
+        """Go on from a state of another timeline of this stream."""
+        self._shift_s, self._next_s = shift_s, next_s
+
     def jumped(self) -> None:
         """Forget what came before: the next frame follows a seek."""
         self._next_s = None
