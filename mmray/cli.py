@@ -8,15 +8,17 @@ import argparse
 import json
 import logging
 import os
-import signal
 import sys
+import tempfile
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import mmray
 from mmray import printing
-from mmray.errors import ConfigError, MmrayError
+from mmray.errors import ConfigError, MmrayError, in_words
+from mmray.pipelines import interrupts
 
 log = logging.getLogger("mmray")
 
@@ -381,40 +383,63 @@ def _log_to_stderr(verbose: bool) -> None:
     log.setLevel(logging.DEBUG if verbose else logging.INFO)
 
 
-def _interrupt(*_: object) -> None:
-    raise KeyboardInterrupt
-
-
 def main(words: Sequence[str] | None = None) -> int:
     """Run one verb; returns the exit code."""
     arguments = parser().parse_args(words)
     _log_to_stderr(arguments.verbose)
-    signal.signal(signal.SIGTERM, _interrupt)  # how `ray job stop` and most schedulers ask
-    try:
-        code, result = arguments.function(arguments)
-    except ConfigError as error:
-        log.error("%s", error)
-        return USAGE
-    except MmrayError as error:
-        log.error("%s", error)
-        return BROKEN
-    except OSError as error:
-        log.error("%s", error, exc_info=arguments.verbose)
-        return BROKEN
-    except KeyboardInterrupt:
-        log.error("interrupted; what is committed is kept, the same command goes on from there")
-        return INTERRUPTED
+    with interrupts.watched():
+        try:
+            code, result = arguments.function(arguments)
+            _print(arguments, result)
+        except ConfigError as error:
+            log.error("%s", error)
+            return USAGE
+        except KeyboardInterrupt:
+            log.error("%s", interrupts.MESSAGE)
+            return INTERRUPTED
+        except Exception as error:
+            log.error("%s", _sentence(error, arguments.verbose), exc_info=arguments.verbose)
+            return BROKEN
+    return int(code)
+
+
+def _print(arguments: argparse.Namespace, result: dict[str, Any]) -> None:
     verb = arguments.function.__name__[1:]
     try:
         print(json.dumps(result, ensure_ascii=False) if arguments.json else printing.text(verb, result), flush=True)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return int(code)
+
+
+def _sentence(error: Exception, verbose: bool) -> str:
+    """Return what to tell of an error that ended a run; where it is a bug, its traceback goes to a file."""
+    if isinstance(error, MmrayError):
+        return str(error)
+    if "ray" in sys.modules and isinstance(error, sys.modules["ray"].exceptions.RayError):
+        from mmray.pipelines import cluster
+
+        return str(cluster.root_cause(error))
+    if isinstance(error, OSError):
+        return in_words(error)
+    sentence = f"this is a bug in mmray, please report it: {in_words(error)}"
+    return sentence if verbose else f"{sentence}; the traceback is in {_traceback_file()}"
+
+
+def _traceback_file() -> str:
+    """Write the traceback of the exception at hand to a file; returns its path."""
+    with tempfile.NamedTemporaryFile("w", prefix="mmray-error-", suffix=".txt", delete=False) as file:
+        file.write(traceback.format_exc())
+    return file.name
 
 
 def run() -> None:
     """Be the ``mmray`` command."""
-    sys.exit(main())
+    code = main()
+    if code == INTERRUPTED:
+        # All is cleaned up; what Python does at its exit could wait for threads that nobody interrupted.
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,12 @@
 ``MmrayError``: about the run as a whole. Anything else is a bug or the machine, and propagates.
 """
 
+import re
 from enum import StrEnum
+
+ERRNO = re.compile(r"^\[Errno \d+\] (?P<words>.+?)(?:: '(?P<path>[^']+)')?$")
+OF_ARROW = re.compile(r"^(?:\[Errno \d+\] )?(?P<context>.+?)\.? Detail: \[errno \d+\] (?P<words>.+)$", re.DOTALL)
+NO_BUCKET = re.compile(r"NoSuchBucket|NO_SUCH_BUCKET|specified bucket does not exist")
 
 
 class Reason(StrEnum):
@@ -73,3 +78,25 @@ class SampleError(Exception):
 
     def __str__(self) -> str:
         return f"{self.reason}: {self.detail}" if self.detail else str(self.reason)
+
+
+def in_words(error: BaseException) -> str:
+    """Return an error in words: "no space left on device: PATH", or its kind and its first line."""
+    first_line = next(iter(str(error).strip().splitlines()), "")
+    if words := plainly(str(error)):
+        return words
+    return first_line if isinstance(error, OSError) and first_line else f"{type(error).__name__}: {first_line}"
+
+
+def plainly(text: str) -> str | None:
+    """Return what an error of the operating system, Arrow or S3 says without its numbers; None for other texts."""
+    text = text.strip()
+    if match := OF_ARROW.match(text):
+        return f"{_lower(match['words'])} ({_lower(match['context'])})"
+    if match := ERRNO.match(text):
+        return f"{_lower(match['words'])}: {match['path']}" if match["path"] else _lower(match["words"])
+    return f"no such bucket ({text})" if NO_BUCKET.search(text) else None
+
+
+def _lower(words: str) -> str:
+    return words[:1].lower() + words[1:]

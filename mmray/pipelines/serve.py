@@ -12,7 +12,7 @@ from ray.exceptions import RayError
 from ray.serve.exceptions import RayServeException
 
 from mmray.errors import ConfigError, MmrayError
-from mmray.pipelines import cluster
+from mmray.pipelines import cluster, interrupts
 from mmray.pipelines.serving.app import NAME, application
 from mmray.pipelines.serving.served import prepare
 from mmray.pipelines.serving.settings import ServeConfig, key_digests
@@ -32,6 +32,7 @@ def run(config: ServeConfig, file: str = "configuration") -> dict[str, Any]:
             while True:
                 time.sleep(1)
         except KeyboardInterrupt:
+            interrupts.handled()
             log.info("stopping: what is under way is finished, for %g s at most", config.drain_s)
     return {"url": url, "models": [entry.as_ for entry in config.models], "seconds": round(time.monotonic() - began, 3)}
 
