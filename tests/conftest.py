@@ -43,6 +43,16 @@ def test_data() -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Make every tiny checkpoint, once for all rooms: 6 s of a core. Who changes one copies it first."""
+    from mmray.models.tiny import make_tiny
+
+    folder = tmp_path_factory.mktemp("tiny") / "models"
+    make_tiny(folder)
+    return folder
+
+
 @pytest.fixture
 def chromium() -> Iterator[Browser]:
     """Start Chromium without a window; where there is none tests skip, but never in CI.

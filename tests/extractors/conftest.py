@@ -3,8 +3,6 @@
 import pytest
 import torch
 
-from mmray.models.tiny import make_tiny
-
 
 @pytest.fixture(scope="session", autouse=True)
 def one_thread():
@@ -12,7 +10,5 @@ def one_thread():
 
 
 @pytest.fixture(scope="session")
-def tiny(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("tiny")
-    make_tiny(folder)
-    return folder
+def tiny(tiny_models):
+    return tiny_models

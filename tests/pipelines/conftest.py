@@ -13,7 +13,6 @@ import yaml
 
 import mmray
 from mmray import demo
-from mmray.models.tiny import make_tiny
 
 TEXTS = ["a circle moves", "ein Dreieck bewegt sich, während es piept", "一个正方形在移动 🎬", "   ", "دائرة تتحرك"]
 Extract = Callable[..., dict[str, Any]]
@@ -32,11 +31,9 @@ def ray_session(s3_environment: dict[str, str]) -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Make the tiny checkpoints."""
-    folder = tmp_path_factory.mktemp("tiny") / "models"
-    make_tiny(folder)
-    return folder
+def tiny(tiny_models: Path) -> Path:
+    """Return the folder of the tiny checkpoints."""
+    return tiny_models
 
 
 @pytest.fixture(scope="session")
