@@ -1,6 +1,7 @@
 """Connect to Ray: an embedded one on this machine, or the cluster that RAY_ADDRESS names."""
 
 import contextlib
+import importlib
 import inspect
 import io
 import logging
@@ -26,6 +27,7 @@ MOST_THREADS = 16  # of an actor that decode, each into 64 MB at most
 BROKEN = 3  # the exit code of a run that failed as a whole
 CHECK_S = 2.0  # between checks of Ray's head, and the time limit of each
 MISSES = 5  # checks in a row without an answer: the head is lost. Ray itself waits 62 s and ends with 1, silently
+AGENT_PORTS = ("METRICS_AGENT", "METRICS_EXPORT", "DASHBOARD_AGENT_LISTEN")  # names in ray._raylet
 LOST = (
     "the connection to Ray's head (GCS at %s) was lost: its process or its machine is gone; "
     "what was committed is kept: run the same command again"
@@ -150,18 +152,22 @@ def _agents_not_awaited() -> Iterator[None]:
     WaitForDashboardAgentPorts); the agents' imports take longer than that on a busy machine. An embedded Ray needs
     neither the dashboard's agent (-1: there is none) nor, before a worker wants an environment, the other one.
     """
-    from ray import _raylet
-    from ray._private import services
-
-    start = services.start_raylet
+    try:
+        raylet: Any = importlib.import_module("ray._raylet")
+        services: Any = importlib.import_module("ray._private.services")
+        start, persist_port = services.start_raylet, raylet.persist_port
+        ports = [getattr(raylet, f"{name}_PORT_NAME") for name in AGENT_PORTS]
+    except (ImportError, AttributeError) as error:  # another version of Ray: it waits for its agents
+        log.debug("Ray waits for its agents: %s", error)
+        yield
+        return
 
     def start_raylet(*values: Any, **named: Any) -> Any:
         call = inspect.signature(start).bind(*values, **named)
-        for name in (
-            _raylet.METRICS_AGENT_PORT_NAME, _raylet.METRICS_EXPORT_PORT_NAME, _raylet.DASHBOARD_AGENT_LISTEN_PORT_NAME,
-        ):  # fmt: skip
-            _raylet.persist_port(call.arguments["session_dir"], call.arguments["node_id"], name, -1)
-        call.arguments["runtime_env_agent_port"] = _free_port()
+        if {"session_dir", "node_id", "runtime_env_agent_port"} <= call.arguments.keys():
+            for port in ports:
+                persist_port(call.arguments["session_dir"], call.arguments["node_id"], port, -1)
+            call.arguments["runtime_env_agent_port"] = _free_port()
         return start(*call.args, **call.kwargs)
 
     services.start_raylet = start_raylet
@@ -268,31 +274,6 @@ def _first_line(error: BaseException) -> str:
     return lines[0].strip() if lines else type(error).__name__
 
 
-@dataclass(frozen=True, slots=True)
-class Pool:
-    """The sizes of an actor pool that grows onto nodes that join."""
-
-    least: int
-    now: int  # at the start: what the nodes hold
-    most: int
-    gpus_each: float
-
-
-def elastic_pool(ray: Any, resources: Resources, batches: int) -> Pool:
-    """Return the sizes of a pool for so many calls; ConfigError where not even the least number of actors fits.
-
-    Without ``resources.actors`` it may grow to one actor a call: Ray adds only what fits the nodes.
-    """
-    least, now, gpus_each = pool_size(ray, resources, batches)
-    if resources.actors is None:
-        return Pool(1, now, max(1, batches), gpus_each)
-    return Pool(least, max(least, min(now, _fitting(ray, resources, gpus_each))), now, gpus_each)
-
-
-def _fitting(ray: Any, resources: Resources, gpus_each: float) -> int:
-    return room(ray, resources.cpus_per_actor, gpus_each, "resources.gpus_per_actor")
-
-
 def _quiet() -> None:
     import ray.data
 
@@ -328,12 +309,25 @@ def check_shared(ray: Any, store: str, witness: str, key: str = "store") -> None
         raise ConfigError(f"{key}: {store} is not there on {seen.count(False)} of {len(nodes)} nodes; {mend}")
 
 
-def pool_size(ray: Any, resources: Resources, batches: int = sys.maxsize) -> tuple[int, int, float]:
-    """Return least and most actors for so many calls, and GPUs for each; ConfigError where not even one fits."""
+@dataclass(frozen=True, slots=True)
+class PoolSize:
+    """The size of an actor pool that grows onto nodes that join, and shrinks when nodes leave."""
+
+    least: int
+    now: int  # at the start: what the nodes hold
+    most: int
+    gpus_each: float
+
+
+def pool_size(ray: Any, resources: Resources, calls: int = sys.maxsize) -> PoolSize:
+    """Return the size of an actor pool for so many calls; ConfigError where not even the least number of actors fits.
+
+    Without ``resources.actors`` the pool may grow to one actor a call: Ray Data adds only actors that fit the nodes.
+    """
     gpus = max(node.get("GPU", 0) for node in nodes(ray))
     gpus_each = resources.gpus_per_actor if resources.gpus_per_actor is not None else float(min(gpus, 1))
     fit = room(ray, resources.cpus_per_actor, gpus_each, "resources.gpus_per_actor")
-    least, most = resources.actors or (max(1, fit), max(1, fit))
+    least, most = resources.actors or (1, calls)
     if fit < least:
         need = f"{least} actor(s) with {resources.cpus_per_actor:g} CPU and {gpus_each:g} GPU each"
         if not (os.environ.get("RAY_ADDRESS") and resources.actors):
@@ -341,7 +335,9 @@ def pool_size(ray: Any, resources: Resources, batches: int = sys.maxsize) -> tup
                 f"resources: {need} do not fit: there is {described(ray)}; lower resources.actors or gpus_per_actor"
             )
         log.warning("%s do not fit yet: the cluster has %s; waiting for it to grow", need, described(ray))
-    return max(1, min(least, batches)), max(1, min(most, batches)), gpus_each
+    most = max(1, min(most, calls))
+    least = min(least, most)
+    return PoolSize(least, max(least, min(fit, most)), most, gpus_each)
 
 
 def decode_threads(ray: Any, actors: int) -> int:

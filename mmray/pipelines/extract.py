@@ -3,7 +3,6 @@
 import json
 import logging
 import os
-import re
 import sys
 import time
 from collections.abc import Sequence
@@ -15,9 +14,9 @@ import pyarrow as pa
 
 from mmray import provenance, storage
 from mmray.config import ExtractConfig
-from mmray.errors import ConfigError, MmrayError
+from mmray.errors import MmrayError
 from mmray.models import onnx_session
-from mmray.pipelines import attempts, cluster, derived, plan, pool, record, tidy, work
+from mmray.pipelines import attempts, cluster, derived, interrupts, plan, pool, record, tidy, work
 from mmray.pipelines.console import Progress
 from mmray.pipelines.job import Task
 from mmray.pipelines.job import tasks as build_tasks
@@ -31,8 +30,6 @@ log = logging.getLogger(__name__)
 
 COMMIT_S = 2.0
 MERGE_FILES = 200
-# "mmray.errors.ConfigError: ...", the last line of a traceback.
-LAST_WORDS = re.compile(r"^\s*(?:\w+\.)*(\w+(?:Error|Exception|Exit|Interrupt)): (.+)$", re.MULTILINE)
 
 
 def run(config: ExtractConfig, file: str = "configuration", limit: int | None = None) -> dict[str, Any]:
@@ -46,7 +43,7 @@ def carry_out(config: ExtractConfig, samples: pa.Table, tasks: list[Task], limit
     started = time.perf_counter()
     run_id = provenance.new_run_id()
     store = open_store(storage.absolute(config.store), create=True)
-    with lease.hold(store, run_id) as held:
+    with lease.hold(store, run_id) as held, interrupts.last_resort(held.delete):
         if held.note:
             log.warning("%s", held.note)
         attempts.forget_interrupted(store)
@@ -101,8 +98,8 @@ def _work(store: Store, run_id: str, config: ExtractConfig, state: State, chosen
             origins = {task.source: task.origin for task in members if task.origin is not None}
             pending = derived.with_texts(store, origins, pending, state.rows)
             commit = Commit(store, f"{run_id}-{number}", held)
-            _, most, gpus = cluster.pool_size(ray, config.resources)
-            batches = list(work.batches(pending, members, state.rows, most, bool(gpus)))
+            size = cluster.pool_size(ray, config.resources)
+            batches = list(work.batches(pending, members, state.rows, size.now, bool(size.gpus_each)))
             _run_pool(ray, store, run_id, config, members, batches, commit)
             state = replace(state, rows=ledger.read(store))
     waiting = ledger.unavailable(state.rows)
@@ -138,12 +135,12 @@ def _to_do(state: State) -> set[str]:
 def _check_models(ray: Any, config: ExtractConfig, tasks: Sequence[Task]) -> None:
     """Load models once, in a process of its own: a bad checkpoint of a later pool must not end a run after hours."""
     if any(task.path for task in tasks):
-        _, _, gpus = cluster.pool_size(ray, config.resources)
+        gpus = cluster.pool_size(ray, config.resources).gpus_each
         load = ray.remote(num_cpus=config.resources.cpus_per_actor, num_gpus=gpus, max_retries=1)(_load_all)
         try:
             ray.get(load.remote(tasks, "cuda:0" if gpus else "cpu"))
         except ray.exceptions.RayError as error:
-            raise _told(error) from error
+            raise cluster.root_cause(error) from error
 
 
 def _load_all(tasks: Sequence[Task], device: str) -> None:
@@ -173,13 +170,13 @@ def _run_pool(
     """Run one actor pool over lists of segments; what is finished is committed every few seconds."""
     if not batches:
         return
-    least, most, gpus = cluster.pool_size(ray, config.resources, len(batches))
-    threads = config.resources.decode_threads or cluster.decode_threads(ray, most)
+    size = cluster.pool_size(ray, config.resources, len(batches))
+    threads = config.resources.decode_threads or cluster.decode_threads(ray, size.now)
     ray.data.DataContext.get_current().execution_no_progress_timeout_s = max(1800, int(4 * config.timeout_s))
     settings = WorkerSettings(
         store=store.uri,
         run_id=run_id,
-        device="cuda:0" if gpus else "cpu",
+        device="cuda:0" if size.gpus_each else "cpu",
         timeout_s=config.timeout_s,
         max_attempts=config.max_attempts,
         decode_threads=threads,
@@ -190,36 +187,27 @@ def _run_pool(
         Actor,
         batch_size=1,
         batch_format="pyarrow",
-        compute=ray.data.ActorPoolStrategy(min_size=least, max_size=most),
+        compute=ray.data.ActorPoolStrategy(min_size=size.least, initial_size=size.now, max_size=size.most),
         num_cpus=config.resources.cpus_per_actor,
-        num_gpus=gpus,
+        num_gpus=size.gpus_each,
         fn_constructor_args=(settings, tasks),
     )
-    if gpus and (slow := [t.as_ for t in tasks if str(t.path).endswith(".onnx")]) and not onnx_session.has_cuda():
-        log.warning("%s: %s", ", ".join(slow), onnx_session.LACKING)
+    on_cpu = [task.as_ for task in tasks if str(task.path).endswith(".onnx")]
+    if size.gpus_each and on_cpu and not onnx_session.has_cuda():
+        log.warning("%s: %s", ", ".join(on_cpu), onnx_session.LACKING)
     total = sum(len(batch) for batch in batches)
     log.info(
         "%d segments for %s, on %d actor(s) with %g GPU and %d decoding threads each",
-        total, ", ".join(task.as_ for task in tasks), most, gpus, threads,
+        total, ", ".join(task.as_ for task in tasks), size.now, size.gpus_each, threads,
     )  # fmt: skip
     try:
         with Progress("extract", total) as progress:
             for table in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
                 progress.advance(commit.add(table))
     except ray.exceptions.RayError as error:
-        raise _told(error) from error
+        raise cluster.root_cause(error) from error
     finally:
         commit.now()
-
-
-def _told(error: Exception) -> MmrayError:
-    """Return the last words of what Ray wraps in tracebacks of its own, as what they were; --verbose shows them all."""
-    log.debug("%s", error)
-    said = LAST_WORDS.findall(str(error))  # Ray puts advice of its own behind them
-    kind, words = said[-1] if said else ("", str(error).strip().rpartition("\n")[2])
-    if kind == ConfigError.__name__:
-        return ConfigError(words)
-    return MmrayError(f"the run broke off: {words if kind in ('', MmrayError.__name__) else f'{kind}: {words}'}")
 
 
 class Actor:

@@ -43,7 +43,9 @@ def test_so_many_fit(nodes: list[tuple[float, float]], cpus: float, gpus: float,
 def test_a_run_fills_a_machine_with_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     here = Nodes((16, 1))
-    assert cluster.pool_size(here, Resources()) == (1, 1, 1.0)
+    assert cluster.pool_size(here, Resources(), 9) == cluster.PoolSize(least=1, now=1, most=9, gpus_each=1.0)
+    configured = cluster.pool_size(here, Resources(actors=(1, 4), gpus_per_actor=0.5), 9)
+    assert configured == cluster.PoolSize(least=1, now=2, most=4, gpus_each=0.5)
     assert cluster.decode_threads(here, 1) == 16
     assert cluster.decode_threads(Nodes((2, 0)), 2) == 2
     with pytest.raises(
