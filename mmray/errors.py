@@ -66,7 +66,7 @@ class SampleError(Exception):
 
     @property
     def status(self) -> str:
-        """Return ``skipped`` where there was nothing to do, ``pending`` where storage failed for now, else ``failed``."""
+        """Return ``skipped`` (there was nothing to do), ``pending`` (storage is unavailable) or ``failed``."""
         if self.reason is Reason.UNAVAILABLE:
             return "pending"
         return "skipped" if self.reason in SKIPS else "failed"
