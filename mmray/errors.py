@@ -71,7 +71,7 @@ class SampleError(Exception):
 
     @property
     def status(self) -> str:
-        """Return ``skipped`` (nothing to do), ``pending`` (storage failed for now) or ``failed``."""
+        """Return ``skipped`` (there was nothing to do), ``pending`` (storage is unavailable) or ``failed``."""
         if self.reason is Reason.UNAVAILABLE:
             return "pending"
         return "skipped" if self.reason in SKIPS else "failed"

@@ -45,13 +45,14 @@ class Fault:
     """A fault and the requests that it meets; the first fault that matches a request applies.
 
     ``prefix``: of the path, ``/BUCKET/KEY`` for S3; a LIST counts under the prefix that it lists. ``methods``: empty
-    means all. ``share``: of the requests that match, 0 to 1. ``count``: of requests that it meets in all.
-    ``duration_s``: how long it lasts from ``inject`` on.
+    means all. ``skip``: requests that match and pass first. ``share``: of the others, 0 to 1. ``count``: of requests
+    that it meets in all. ``duration_s``: how long it lasts from ``inject`` on.
     """
 
     kind: Kind
     prefix: str = "/"
     methods: Collection[str] = ()
+    skip: int = 0
     share: float = 1.0
     count: int | None = None
     duration_s: float | None = None
@@ -73,6 +74,7 @@ class Request:
 class _Active:
     fault: Fault
     ends: float | None
+    matched: int = 0
     met: int = 0
 
 
@@ -183,6 +185,9 @@ class FaultProxy:
         if fault.kind is Kind.STALE_LIST and target not in self._lists:
             return False
         if not path.startswith(fault.prefix) or (fault.methods and method not in fault.methods):
+            return False
+        active.matched += 1
+        if active.matched <= fault.skip:
             return False
         return fault.share >= 1 or self._random.random() < fault.share
 

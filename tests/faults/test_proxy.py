@@ -73,7 +73,8 @@ def test_what_meets_no_fault_passes_unchanged(proxy: FaultProxy, puts: list[byte
 
 
 def test_an_error_has_its_status_and_retry_after(proxy: FaultProxy) -> None:
-    proxy.inject(Fault(Kind.ERROR, status=429, retry_after_s=3, count=1))
+    proxy.inject(Fault(Kind.ERROR, status=429, retry_after_s=3, skip=1, count=1))
+    assert request(proxy, "/a")[0] == 200
     status, _, headers = request(proxy, "/a")
     assert (status, headers["Retry-After"]) == (429, "3")
     assert request(proxy, "/a")[0] == 200
