@@ -275,11 +275,12 @@ def _export(arguments: argparse.Namespace) -> tuple[int, dict[str, Any]]:
 def _study(arguments: argparse.Namespace) -> tuple[int, dict[str, Any]]:
     if _kind(arguments, "study", ("crossmodal",)) == "crossmodal":
         from mmray.fusion import crossmodal
+        from mmray.pipelines import study_crossmodal
 
         maps = crossmodal.load_crossmodal(
             arguments.config, arguments.settings, store=arguments.store, out=arguments.out
         )
-        return DONE, crossmodal.run(maps, arguments.config)
+        return DONE, study_crossmodal.run(maps, arguments.config)
     from mmray.fusion.config import load_study
     from mmray.pipelines import study
 

@@ -1,27 +1,24 @@
 """From one modality to another: maps between two embeddings, compared with chance and with a linear map.
 
-Each map is fitted on a part of the pairs and asked about the rest: which target belongs to this source? Written to
-``out``: ``results.json``, ``answers.parquet`` (what each map answered to each source) and ``maps/NAME``, the maps.
+Each map is fitted on a part of the pairs and asked about the rest: which target belongs to this source?
 """
 
-import json
 import logging
-import time
-from typing import Any, Literal, Self
+from collections.abc import Iterator
+from typing import Any, Literal, NamedTuple, Self
 
 import numpy as np
 import pyarrow as pa
 import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from mmray import provenance, storage
+from mmray import provenance
 from mmray.config import read_yaml, validate, with_settings
 from mmray.errors import ConfigError
-from mmray.fusion import map_files, map_fit, pairs, retrieval
+from mmray.fusion import map_fit, pairs, retrieval
 from mmray.fusion.maps import NAMES, Map, MapName, Training
 from mmray.fusion.pairs import Pairs, Places
 from mmray.fusion.retrieval import Found
-from mmray.tables.store import write_parquet
 
 log = logging.getLogger(__name__)
 
@@ -80,20 +77,37 @@ def load_crossmodal(file: str, settings: list[str] | None = None, **overrides: s
     return validate(CrossmodalConfig, data, "", file)
 
 
-def run(config: CrossmodalConfig, file: str = "configuration") -> dict[str, Any]:
-    """Fit, measure and write; returns what ``results.json`` holds.
+class Question(NamedTuple):
+    """The pairs of a study, what of them is asked about by each map, and among which targets it is looked for."""
 
-    ConfigError, before any fitting, where there are too few pairs, or none are left to learn from. The maps written are
-    those measured; with ``folds``, which have one map a fold, they are fitted on all pairs once more.
-    """
+    found: Pairs
+    parts: list[Places]
+    candidates: list[Places]
+    results: dict[str, Any]  # what ``results.json`` holds, without the figures of maps
+
+    def provenance(self, config: CrossmodalConfig) -> dict[str, Any]:
+        """Return what a map of this study was fitted on."""
+        return _provenance(self.found, self.parts, config)
+
+
+class Measured(NamedTuple):
+    """A fitted map, its figures, and what it answered (columns of ``answers.parquet``)."""
+
+    name: MapName
+    model: Map
+    figures: dict[str, Any]
+    answers: pa.Table
+
+
+def prepare(config: CrossmodalConfig, file: str = "configuration") -> Question:
+    """Read the pairs and split them; ConfigError where there are too few, or none are left to learn from."""
     try:
-        return _run(config)
+        return _prepared(config)
     except ConfigError as error:
         raise ConfigError(f"{file}: {error}") from None
 
 
-def _run(config: CrossmodalConfig) -> dict[str, Any]:
-    started = time.monotonic()
+def _prepared(config: CrossmodalConfig) -> Question:
     if config.device != "cpu" and not torch.cuda.is_available():
         raise ConfigError(f"device: {config.device}: torch finds no CUDA device on this machine; take device: cpu")
     found = pairs.joined(config.store, *((one.extractor, one.pooling) for one in (config.source, config.target)))
@@ -104,7 +118,7 @@ def _run(config: CrossmodalConfig) -> dict[str, Any]:
     leaks = leaking(found, parts)
     for words in leaks:
         log.warning("LEAK: %s", words)
-    results: dict[str, Any] = {
+    return Question(found, parts, candidates, {
         "version": VERSION,
         "config": config.model_dump(mode="json"),
         "source": found.sides[0]._asdict(),
@@ -116,20 +130,17 @@ def _run(config: CrossmodalConfig) -> dict[str, Any]:
         "asked": sum(map(len, parts)),
         "candidates": max(map(len, candidates)),
         "chance": retrieval.chance([(len(part), same[own]) for part, own in zip(parts, candidates, strict=True)]),
-        "maps": {},
-    }
-    answers = []
+    })  # fmt: skip
+
+
+def fits(config: CrossmodalConfig, question: Question) -> Iterator[Measured]:
+    """Fit and measure each map; with ``folds``, which have one a fold, the map to keep is fitted on all pairs."""
+    found, parts = question.found, question.parts
+    same = retrieval.twins(found.targets)
     for name in config.maps:
-        model, heard = measured(name, found, parts, candidates, config)
-        results["maps"][name] = retrieval.figures(heard, same)
-        answers.append(_answers(name, found, np.concatenate(parts), heard))
-        map_files.save(model, storage.join(config.out, "maps", name), _provenance(found, parts, config))
-    write_parquet(pa.concat_tables(answers), storage.join(config.out, "answers.parquet"))
-    results["seconds"] = round(time.monotonic() - started, 3)
-    for name in set(NAMES) - set(config.maps):
-        storage.delete_folder(storage.join(config.out, "maps", name))  # of an earlier run: other pairs, other settings
-    storage.put(storage.join(config.out, "results.json"), json.dumps(results, indent=1, ensure_ascii=False).encode())
-    return results
+        model, heard = measured(name, found, parts, question.candidates, config)
+        answers = _answers(name, found, np.concatenate(parts), heard)
+        yield Measured(name, model, retrieval.figures(heard, same), answers)
 
 
 def split(groups: tuple[Any, ...], config: CrossmodalConfig) -> list[Places]:

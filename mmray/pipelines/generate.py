@@ -10,7 +10,7 @@ from typing import Any
 import polars as pl
 import pyarrow as pa
 
-from mmray import storage
+from mmray import provenance, storage
 from mmray.config import Entry, ExtractConfig
 from mmray.errors import ConfigError
 from mmray.generation import rank
@@ -19,7 +19,7 @@ from mmray.models import catalogue
 from mmray.pipelines import extract, generator, job, likeness, prompts
 from mmray.pipelines.job import Task
 from mmray.pipelines.prompts import GenerateConfig
-from mmray.tables import windows
+from mmray.tables import lease, windows
 from mmray.tables.store import Store, open_store
 
 log = logging.getLogger(__name__)
@@ -50,7 +50,8 @@ def run(
     account = extract.carry_out(_as_extraction(config, entries, file), samples, tasks, limit)
     store = open_store(storage.absolute(config.store))
     if config.frames is not None:
-        account["likeness"] = likeness.run(store, samples, *tasks)
+        with lease.hold(store, provenance.new_run_id()) as held:
+            account["likeness"] = likeness.run(store, samples, tasks[0], tasks[1], held)
     if folder is not None:
         account["files"] = _written(store, samples, task, config.best, folder)
     return account

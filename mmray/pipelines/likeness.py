@@ -10,6 +10,7 @@ from mmray.pipelines import state
 from mmray.pipelines.job import Task
 from mmray.tables import ledger, windows
 from mmray.tables.features import Matrix
+from mmray.tables.lease import Lease
 from mmray.tables.store import Store
 
 SCHEMA = pa.schema(
@@ -23,7 +24,7 @@ SCHEMA = pa.schema(
 )
 
 
-def run(store: Store, samples: pa.Table, made: Task, frames: Task) -> dict[str, Any]:
+def run(store: Store, samples: pa.Table, made: Task, frames: Task, held: Lease) -> dict[str, Any]:
     """Compare each picture with the frames of its prompt's video; write STORE/likeness/ID.parquet.
 
     Columns: sample_id, frames (how many), the mean of the cosines, the largest (``most``) and when its frame is shown.
@@ -45,6 +46,7 @@ def run(store: Store, samples: pa.Table, made: Task, frames: Task) -> dict[str, 
             own = owner == prompt
             found += [_compared(one, pictures[one], vectors[own], starts[own]) for one in of_prompt[prompt]]
     result = pa.Table.from_pylist(sorted(found, key=lambda row: str(row["sample_id"])), SCHEMA)
+    held.check()
     store.write(result, "likeness", f"{made.id}.parquet")
     means = {name: round(float(np.mean(result[name].to_numpy())), 4) if found else None for name in ("mean", "most")}
     return {"pictures": len(found), **means}

@@ -15,10 +15,10 @@ import torch
 import yaml
 
 from mmray import cli
-from mmray.fusion import crossmodal, network_files, pairs
+from mmray.fusion import network_files, pairs
 from mmray.fusion.training import load_train
 from mmray.models.tiny import make_tiny
-from mmray.pipelines import evaluate, train
+from mmray.pipelines import evaluate, study_crossmodal, train
 from mmray.tables.store import open_store, write_parquet
 from tests.fusion import fitted
 from tests.fusion.test_crossmodal import config as crossmodal_config
@@ -129,5 +129,5 @@ def test_maps_are_learnt(tmp_path: Path) -> None:
     figures = {}
     for device in ("cpu", DEVICE):
         keys = {"device": device, "out": str(tmp_path / device), "held_out": 150, "maps": ["contrastive"]}
-        figures[device] = crossmodal.run(crossmodal_config(tmp_path, **keys))["maps"]["contrastive"]
+        figures[device] = study_crossmodal.run(crossmodal_config(tmp_path, **keys))["maps"]["contrastive"]
     assert figures[DEVICE]["recall_at_10"] == pytest.approx(figures["cpu"]["recall_at_10"], abs=0.1)

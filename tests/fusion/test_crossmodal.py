@@ -16,7 +16,8 @@ from mmray.config import validate
 from mmray.errors import ConfigError, MmrayError
 from mmray.fusion import crossmodal, map_files, map_fit, maps, pairs, retrieval
 from mmray.fusion.maps import NAMES, Training
-from mmray.tables import features
+from mmray.pipelines import study_crossmodal
+from mmray.tables import features, lease
 from mmray.tables.store import Store, open_store, write_parquet
 from tests.conftest import ROOT
 from tests.near import assert_near, assert_near_trained
@@ -262,7 +263,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_a_run_accounts_for_every_sample_and_its_maps_give_its_answers(folder):
-    results = crossmodal.run(config(folder, held_out=30, training=QUICK.model_dump()))
+    results = study_crossmodal.run(config(folder, held_out=30, training=QUICK.model_dump()))
     assert results["excluded"] == {
         "only_in_source": 1, "only_in_target": 1, "source_not_finite": 1, "target_not_finite": 2
     }  # fmt: skip
@@ -307,7 +308,9 @@ def test_a_source_that_a_map_was_fitted_on_is_said(folder):
 
 def test_the_same_configuration_writes_the_same_files(folder):
     def written() -> tuple[list[str], dict[str, Any]]:
-        results = crossmodal.run(config(folder, folds=4, maps=["linear", "contrastive"], training=QUICK.model_dump()))
+        results = study_crossmodal.run(
+            config(folder, folds=4, maps=["linear", "contrastive"], training=QUICK.model_dump())
+        )
         assert results["asked"] == results["pairs"] == 115
         found = sorted((folder / "out").rglob("*.*"))
         tensors = {
@@ -323,8 +326,18 @@ def test_the_same_configuration_writes_the_same_files(folder):
     assert_near_trained(tensors, expected)
 
 
+def test_a_study_is_refused_while_another_writes_to_its_folder(folder):
+    about = config(folder, held_out=30, maps=["linear"])
+    with lease.hold(Store(about.out), "another"), pytest.raises(MmrayError, match=r"the run another .* is writing"):
+        study_crossmodal.run(about)
+    assert not (folder / "out" / "results.json").exists()
+    (folder / "out" / "study.json").write_text("{}")
+    with pytest.raises(ConfigError, match=r"out: .* holds a study \(study\.json\)"):
+        study_crossmodal.run(about)
+
+
 def test_all_targets_may_be_candidates(folder):
-    results = crossmodal.run(config(folder, held_out=0.25, candidates="all", maps=["linear"]))
+    results = study_crossmodal.run(config(folder, held_out=0.25, candidates="all", maps=["linear"]))
     assert (results["asked"], results["candidates"]) == (29, 115)
     assert results["chance"]["recall_at_10"] == pytest.approx(10 / 115, abs=1e-6)
 
@@ -353,7 +366,7 @@ def test_folds_never_cut_through_a_group():
 )
 def test_what_cannot_be_asked_is_said_before_any_work(folder, settings, match):
     with pytest.raises(ConfigError, match=match):
-        crossmodal.run(config(folder, **settings))
+        study_crossmodal.run(config(folder, **settings))
     assert not (folder / "out").exists()
 
 
@@ -390,10 +403,10 @@ def test_too_little_in_common_is_said_with_the_counts(folder):
     store = open_store(str(folder / "store"))
     put(store, "far", "mean", [f"x{place}" for place in range(30)], np.ones((30, 3), np.float32))
     with pytest.raises(ConfigError, match=r"far-00000000 \(30 samples\) and .*have 0 in common \(30 only in source"):
-        crossmodal.run(config(folder, source={"extractor": "far"}))
+        study_crossmodal.run(config(folder, source={"extractor": "far"}))
     put(store, "few", "mean", [f"s{place:03}" for place in range(10, 29)], np.ones((19, 3), np.float32))
     with pytest.raises(ConfigError, match=r"have 19 in common .* at least 20 are needed"):
-        crossmodal.run(config(folder, source={"extractor": "few"}))
+        study_crossmodal.run(config(folder, source={"extractor": "few"}))
 
 
 def test_pairs_without_anything_to_learn_are_refused(small):

