@@ -38,6 +38,7 @@ class Segment:
     tasks: tuple[int, ...]
     given: str | None = None  # what became of the extractor it reads, and why
     given_reason: str | None = None
+    audio_entry: str | None = None  # where decoding its sound can start (``sound_index.entries_before``)
 
     @property
     def key(self) -> Key:
@@ -68,6 +69,7 @@ class Feed:
             offset_s=one.offset_s,
             limit_s=one.limit_s,
             duration_s=one.duration_s,
+            audio_entry=one.audio_entry,
         )
 
     def _fill(self) -> None:

@@ -63,7 +63,7 @@ def probed(ray: Any, store: Store, config: ExtractConfig, state: State, chosen: 
     if new.is_empty():
         return state
     with Progress("probe", new.height) as progress:
-        probes = plan.probe_all(ray, new["uri"].to_list(), config.timeout_s, progress.advance)
+        probes = plan.probe_all(ray, new["uri"].to_list(), config.segment_s, config.timeout_s, progress.advance)
     segments = plan.merged(state.segments, plan.cut(new, probes, config.segment_s))
     store.write(segments.to_arrow(), "segments.parquet")
     return replace(state, segments=segments)

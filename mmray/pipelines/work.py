@@ -35,6 +35,7 @@ def batches(
                 "offset_s",
                 "limit_s",
                 "duration_s",
+                "audio_entry",
                 "given",
                 "given_reason",
                 "pixels",
