@@ -46,7 +46,7 @@ def decode(
 
     The sample is the part [offset_s, limit_s) of the medium; all times are relative to ``offset_s``. ``end_s`` None is
     the last segment: it runs to the end of the stream, whatever the header claims. ``duration_s`` is the sample's
-    probed duration, ``audio_entry`` what the segment needs of the index of its sound (``sound_index.entry_before``).
+    probed duration, ``audio_entry`` what the segment needs of the index of its sound (``sound_index.entries_before``).
     Nothing is opened before the first item is asked for; then a medium that cannot be opened raises SampleError.
     """
     limit = inf if limit_s is None else limit_s - offset_s

@@ -1,25 +1,15 @@
 """Where decoded sound lies: counted in samples from the start of the medium, not read off each timestamp."""
 
-from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
 from mmray.media.duration import container_s
+from mmray.media.sound_index import State
 from mmray.media.source import DISCONTINUOUS, Source, stream_start
 from mmray.media.timeline import RESTART_S, Timeline
 
 # Gaps and overlaps up to here are jitter of the timestamps; beyond, they are believed.
 JITTER_S = 0.1
-
-
-@dataclass(frozen=True, slots=True)
-class State:
-    """The count before a packet: the next sample, its rate, and the time that timestamps had led to."""
-
-    next: int
-    rate_hz: int
-    shift_s: float
-    time_s: float | None
 
 
 class Position:

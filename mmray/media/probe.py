@@ -1,12 +1,15 @@
 """What a medium is, from its header, its first packets and its first frame."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
+from mmray.errors import SampleError
 from mmray.media.duration import container_s
 from mmray.media.picture import Picture, pixel_aspect, still_orientation
 from mmray.media.seek import PCM_FORMATS, seekable
+from mmray.media.sound_entry import build
+from mmray.media.sound_index import PREROLL_S
 from mmray.media.source import Source, prepare
 
 LOOK_PACKETS = 300  # of the video: 10 s at 30 fps show whether the frame rate varies
@@ -23,7 +26,7 @@ class Probe:
     ``codecs``: names joined by commas, video first. ``duration_s``: of the medium, None for still images. ``width``
     and ``height``: upright, with square pixels. ``rotation``: clockwise to upright, 0, 90, 180 or 270 degrees.
     ``channels``: of the first audio track. ``exact_index``: can be decoded from the middle with the same numbers as
-    from the start.
+    from the start. ``audio_index``: see ``sound_index``; None where it was not asked for or not needed.
     """
 
     container: str
@@ -37,6 +40,7 @@ class Probe:
     audio_tracks: int
     channels: int | None
     exact_index: bool
+    audio_index: bytes | None = None
 
 
 def probe(uri: str) -> Probe:
@@ -46,6 +50,17 @@ def probe(uri: str) -> Probe:
         return _probed(source)
     finally:
         source.close()
+
+
+def probe_for_segments(uri: str, segment_s: float, budget_s: float) -> Probe:
+    """Probe a medium, and index the sound of one that is longer than a segment, within ``budget_s``."""
+    probed = probe(uri)
+    if probed.duration_s is None or probed.duration_s <= segment_s or not probed.audio_tracks:
+        return probed
+    try:
+        return replace(probed, audio_index=build(uri, probed.duration_s - PREROLL_S, budget_s))
+    except SampleError:  # whatever ails the medium further on is for the segment that meets it to say
+        return probed
 
 
 def scanned_s(uri: str) -> float | None:

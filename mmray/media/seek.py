@@ -162,7 +162,16 @@ def to_sound(source: Source, stream: Any, need_s: float) -> bool:
     length = entries[2].timestamp - entries[1].timestamp
     if not name.startswith("pcm_") and entries[at].timestamp - entries[0].timestamp != at * length:
         return False
+    if at == len(entries) - 1 and _ends_behind(stream, entries[at].timestamp + 2 * length):
+        return False  # the index of fragments ends before ``need_s``: what lies between is not known
+    if not name.startswith("pcm_") and not _starts_as_said(source, stream):
+        return False
     return _to_block(source, stream, need_s) if blocks else _arrive(source, stream, need_s)
+
+
+def _ends_behind(stream: Any, timestamp: int) -> bool:
+    """Tell whether a stream goes on behind a timestamp, as its header says."""
+    return bool(stream.duration) and (stream.start_time or 0) + stream.duration > timestamp
 
 
 def _to_block(source: Source, stream: Any, need_s: float) -> bool:
@@ -170,13 +179,14 @@ def _to_block(source: Source, stream: Any, need_s: float) -> bool:
     end_s = stream.index_entries[-1].timestamp * stream.time_base - source.zero
     # Of the last block at least a second must be there: a stream that gave no sound at all would count as broken.
     from_s = preroll_s(min(Fraction(need_s), end_s - 1))
-    return from_s is not None and _starts_as_said(source, stream) and _arrive(source, stream, from_s)
+    return from_s is not None and _arrive(source, stream, from_s)
 
 
 def _starts_as_said(source: Source, stream: Any) -> bool:
     """Tell whether the first frame, from which samples are counted, lies where the header says.
 
-    It does not where the header knows nothing of SBR: priming is then cut off by half.
+    It does not where the header knows nothing of SBR: priming is then cut off by half. Nor in fragmented MP4 of Opus:
+    without an edit list its first samples are cut off and the rest stays where it was.
     """
     rate_hz = stream.codec_context.sample_rate
     for _ in range(LOOK_PACKETS):

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 
 from mmray.media.blocks import PROFILES, SoundDecoder, fresh_decoder, in_blocks
-from mmray.media.position import Position, State
+from mmray.media.position import Position
 from mmray.media.seek import to_sound
-from mmray.media.sound_index import Entry, Mark, pack
+from mmray.media.sound_index import Entry, Mark, State, pack
 from mmray.media.source import MATROSKA, MOV, Packet, Source, prepare
 
 STEP_S = 5.0  # of sound between two entries

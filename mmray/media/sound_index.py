@@ -6,13 +6,23 @@ lives as long as planning; a segment keeps only the entry that it starts from, a
 
 import json
 import zlib
+from bisect import bisect_right
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mmray.media.position import State
-
 # Sound ahead of the first wanted sample, for the resampler to settle (and decoders that are entered by timestamps).
 PREROLL_S = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """The count before a packet: the next sample, its rate, and the time that timestamps had led to."""
+
+    next: int
+    rate_hz: int
+    shift_s: float
+    time_s: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,20 +72,22 @@ def pack(tracks: dict[int, list[Entry]]) -> bytes | None:
     return zlib.compress(json.dumps(rows, separators=(",", ":")).encode()) if rows else None
 
 
-def entry_before(index: bytes, start_s: float) -> str | None:
-    """Return what a segment that starts at ``start_s`` of the medium needs of its index: the last entry of each track
-    that lies early enough; None where decoding starts at the first packet anyway.
+def entries_before(index: bytes | None, starts_s: Sequence[float]) -> list[str | None]:
+    """Return what segments that start at ``starts_s`` of the medium need of its index: the last entry of each track
+    that lies early enough. None where decoding starts at the first packet anyway.
     """
-    chosen = {}
-    for track, rows in json.loads(zlib.decompress(index)).items():
-        entries = [Entry.of(row).state for row in rows]
-        early = [row for row, at in zip(rows, entries, strict=True) if at.next <= (start_s - PREROLL_S) * at.rate_hz]
-        if early:
-            chosen[track] = early[-1]
-    return json.dumps(chosen, separators=(",", ":")) if chosen else None
+    tracks = json.loads(zlib.decompress(index)) if index else {}
+    states = {track: [Entry.of(row).state for row in rows] for track, rows in tracks.items()}
+    begins_s = {track: [state.next / state.rate_hz for state in of_track] for track, of_track in states.items()}
+    found = []
+    for start_s in starts_s:
+        before = {track: bisect_right(times, start_s - PREROLL_S) for track, times in begins_s.items()}
+        chosen = {track: tracks[track][count - 1] for track, count in before.items() if count}
+        found.append(json.dumps(chosen, separators=(",", ":")) if chosen else None)
+    return found
 
 
 def entry_of(text: str | None, track: int) -> Entry | None:
-    """Return the entry of one track of a segment's value (see ``entry_before``)."""
+    """Return the entry of one track of a segment's value (see ``entries_before``)."""
     row = json.loads(text).get(str(track)) if text else None
     return Entry.of(row) if row else None

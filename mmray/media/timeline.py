@@ -29,15 +29,16 @@ class Timeline:
     def of_frame(self, frame: Any, usual_s: float) -> float:
         """Return the time of the next decoded frame; without a timestamp it follows the one before."""
         timestamp = frame.pts if frame.pts is not None else frame.dts
+        base = frame.time_base or self._base
         if timestamp is None:
             time_s = self._next_s if self._next_s is not None else self.at(0)
         else:
-            time_s = self.at(timestamp, frame.time_base)
+            time_s = self.at(timestamp, base)
             ahead_s = 0.0 if self._next_s is None else time_s - self._next_s
             if self._restarts and self._next_s is not None and not -RESTART_BACK_S <= ahead_s <= RESTART_S:
                 self._shift_s += self._next_s - time_s
                 time_s = self._next_s
-        duration_s = float(frame.duration * (frame.time_base or self._base)) if frame.duration else usual_s
+        duration_s = frame.duration * base.numerator / base.denominator if frame.duration else usual_s
         self._next_s = time_s + duration_s
         return time_s
 

@@ -40,6 +40,7 @@ class Segment:
     present: bool = True  # the run saw the source before it began
     given: str | None = None  # what became of the extractor it reads, and why
     given_reason: str | None = None
+    audio_entry: str | None = None  # where decoding its sound can start (``sound_index.entries_before``)
 
     @property
     def key(self) -> Key:
@@ -70,6 +71,7 @@ class Feed:
             offset_s=one.offset_s,
             limit_s=one.limit_s,
             duration_s=one.duration_s,
+            audio_entry=one.audio_entry,
         )
 
     def _fill(self) -> None:

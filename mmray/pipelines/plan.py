@@ -4,6 +4,7 @@ import contextlib
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
+from functools import partial
 from typing import Any, Protocol
 
 import polars as pl
@@ -13,6 +14,7 @@ import pyarrow.compute as pc
 from mmray import provenance, storage
 from mmray.config import GRID_S
 from mmray.errors import Reason, SampleError
+from mmray.media import sound_index
 from mmray.pipelines import derived, guarded
 from mmray.tables import ledger
 from mmray.tables.store import Store, read_parquet
@@ -51,7 +53,14 @@ MEDIA = pl.Schema(
 )
 FLAGS = pl.Schema({"silent": pl.Boolean, "black": pl.Boolean, "frozen": pl.Boolean})
 CUT = pl.Schema(
-    {"sample_id": pl.String, "segment": pl.Int32, "start_s": pl.Float64, "end_s": pl.Float64, "scope": pl.String}
+    {
+        "sample_id": pl.String,
+        "segment": pl.Int32,
+        "start_s": pl.Float64,
+        "end_s": pl.Float64,
+        "scope": pl.String,
+        "audio_entry": pl.String,  # where decoding its sound can start; null: at the first packet
+    }
 )
 ORIGIN = pl.Schema({"problem": pl.String, "source": pl.String, "input": pl.String})
 SEGMENTS = pl.Schema([column for schema in (CUT, PROBE, FLAGS, ORIGIN) for column in schema.items()])
@@ -202,13 +211,20 @@ def cut(media: pl.DataFrame, probes: Sequence[dict[str, Any]], segment_s: float)
         count = max(1, int(-(-(duration_s - GRID_S) // segment_s))) if duration_s is not None else 1
         fixed = {name: probe.get(name) for name in [*PROBE, "problem"]} | {"duration_s": duration_s}
         fixed |= {"sample_id": medium["sample_id"], "source": medium["source"], "input": medium["input"]}
-        for segment in range(count):
-            end_s = (segment + 1) * segment_s if segment + 1 < count else None
+        offset_s = medium["offset_s"] or 0.0
+        starts_s = [segment * segment_s for segment in range(count)] + [0.0] * (count > 1)
+        entries = sound_index.entries_before(probe.get("audio_index"), [offset_s + start_s for start_s in starts_s])
+        for segment, (start_s, entry) in enumerate(zip(starts_s, entries, strict=True)):
             rows.append(
-                fixed | {"segment": segment, "start_s": segment * segment_s, "end_s": end_s, "scope": "segment"}
+                fixed
+                | {
+                    "segment": segment,
+                    "start_s": start_s,
+                    "end_s": (segment + 1) * segment_s if segment + 1 < count else None,
+                    "scope": "segment" if segment < count else "sample",
+                    "audio_entry": entry,
+                }
             )
-        if count > 1:
-            rows.append(fixed | {"segment": count, "start_s": 0.0, "end_s": None, "scope": "sample"})
     return pl.DataFrame(rows, schema=SEGMENTS)
 
 
@@ -253,7 +269,10 @@ def _expected_of(reader: Reader, media: pl.DataFrame, segments: pl.DataFrame) ->
     if reader.reads_text:
         cuts = own.select("sample_id", segment=pl.lit(0, pl.Int32), start_s=pl.lit(0.0), end_s=pl.lit(None, pl.Float64))
         cuts = cuts.with_columns(
-            duration_s=pl.lit(None, pl.Float64), pixels=pl.lit(0, pl.Int64), fps=pl.lit(None, pl.Float64)
+            duration_s=pl.lit(None, pl.Float64),
+            pixels=pl.lit(0, pl.Int64),
+            fps=pl.lit(None, pl.Float64),
+            audio_entry=pl.lit(None, pl.String),
         )
     else:
         scoped = segments.filter(pl.col("source") == reader.source)
@@ -261,27 +280,37 @@ def _expected_of(reader: Reader, media: pl.DataFrame, segments: pl.DataFrame) ->
         several = scoped.filter(pl.col("scope") == "segment")
         rows = pl.concat([several.join(whole, on="sample_id", how="anti"), whole]) if reader.whole_sample else several
         pixels = (pl.col("width").cast(pl.Int64) * pl.col("height")).fill_null(0)
-        cuts = rows.select("sample_id", "segment", "start_s", "end_s", "duration_s", pixels.alias("pixels"), "fps")
+        cuts = rows.select(
+            "sample_id", "segment", "start_s", "end_s", "duration_s", pixels.alias("pixels"), "fps", "audio_entry"
+        )
     return own.join(cuts, on="sample_id", how="inner").with_columns(extractor=pl.lit(reader.id))
 
 
-def probe_all(ray: Any, uris: Sequence[str | None], timeout_s: float) -> Iterator[list[tuple[int, dict[str, Any]]]]:
-    """Probe media in parallel, in Ray tasks; yields what is done, as pairs of the number of a medium and its probe.
+def probe_all(
+    ray: Any, uris: Sequence[str | None], segment_s: float, timeout_s: float
+) -> Iterator[list[tuple[int, dict[str, Any]]]]:
+    """Probe media in parallel, in Ray tasks; yields what is done, as pairs of the row of a medium and its probe.
 
-    A file that kills its process twice becomes a problem, not an error; no file (None) is an empty probe.
+    A file that kills its process twice becomes a problem, not an error; no file (None) is an empty probe. A medium
+    that several rows are part of is probed once.
     """
-    yield [(number, {}) for number, uri in enumerate(uris) if not uri]
-    numbers = [number for number, uri in enumerate(uris) if uri]
-    for done in guarded.map_isolated(ray, _probed, [str(uris[number]) for number in numbers], timeout_s):
-        crashed = {"problem": f"{Reason.CRASHED}: probing it killed its process twice"}
-        yield [(numbers[index], probe or crashed) for index, probe in done]
+    yield [(row, {}) for row, uri in enumerate(uris) if not uri]
+    rows_of: dict[str, list[int]] = {}
+    for row, uri in enumerate(uris):
+        if uri:
+            rows_of.setdefault(uri, []).append(row)
+    media = list(rows_of)
+    crashed = {"problem": f"{Reason.CRASHED}: probing it killed its process twice"}
+    probe = partial(_probed, segment_s=segment_s, budget_s=timeout_s / 2)
+    for done in guarded.map_isolated(ray, probe, media, timeout_s):
+        yield [(row, result or crashed) for number, result in done for row in rows_of[media[number]]]
 
 
-def _probed(uri: str) -> dict[str, Any]:
+def _probed(uri: str, segment_s: float, budget_s: float) -> dict[str, Any]:
     """Probe one file; a file that cannot be is a problem, not an error."""
-    from mmray.media.probe import probe
+    from mmray.media.probe import probe_for_segments
 
     try:
-        return asdict(probe(uri))
+        return asdict(probe_for_segments(uri, segment_s, budget_s))
     except SampleError as error:
         return {"problem": str(error)}

@@ -81,7 +81,7 @@ def probed(ray: Any, store: Store, held: Lease, config: ExtractConfig, state: St
     if not new.is_empty():
         probe_log = ProbeLog(store, held, new, config.segment_s)
         with Progress("probe", new.height) as progress:
-            for done in plan.probe_all(ray, new["uri"].to_list(), config.timeout_s):
+            for done in plan.probe_all(ray, new["uri"].to_list(), config.segment_s, config.timeout_s):
                 probe_log.add(done)
                 progress.advance(len(done))
         probe_log.write()

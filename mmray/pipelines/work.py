@@ -36,6 +36,7 @@ def batches(
                 "limit_s",
                 "duration_s",
                 "present",
+                "audio_entry",
                 "given",
                 "given_reason",
                 "pixels",
