@@ -12,12 +12,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import psutil
 import yaml
 
 from tests.faults import corpus, oracle
+
+if TYPE_CHECKING:
+    from tests.faults.s3 import S3
 
 SITE = Path(__file__).parent / "site"
 WAIT_S = 180.0
@@ -302,6 +305,7 @@ class Bench:
             "OMP_NUM_THREADS": "1",
         }
         self._head: Head | None = None
+        self._s3: S3 | None = None
         self._references: dict[str, oracle.Tables] = {}
 
     @cached_property
@@ -321,6 +325,15 @@ class Bench:
             self._head = Head()
         return self._head
 
+    @property
+    def s3(self) -> "S3":
+        """Return the S3 server; runs that use it join its own Ray, whose workers know where it is."""
+        if self._s3 is None:
+            from tests.faults.s3 import S3
+
+            self._s3 = S3(self.folder, self.media, self.seed)
+        return self._s3
+
     def random(self, name: str) -> random.Random:
         """Return the random numbers of one fault: those of the seed, whatever else ran."""
         return random.Random(f"{self.seed} {name}")
@@ -329,6 +342,8 @@ class Bench:
     def run(self, name: str, embedded: bool = False, head: Head | None = None, **keys: Any) -> Iterator[Run]:
         """Give a run a folder of its own; whatever it started has ended afterwards."""
         joined = {} if embedded else (head or self.head).environment
+        if self._s3 is not None:
+            joined = joined | self._s3.environment
         folder = self.folder / "runs" / f"{name.replace(' ', '-').replace('/', '-')}-{uuid.uuid4().hex[:6]}"
         run = Run(self, folder, self.environment | joined, **keys)
         try:
@@ -336,10 +351,10 @@ class Bench:
         finally:
             run.close()
 
-    def reference(self, name: str = "standard", **keys: Any) -> oracle.Tables:
+    def reference(self, name: str = "standard", head: Head | None = None, **keys: Any) -> oracle.Tables:
         """Return the tables of an undisturbed run."""
         if name not in self._references:
-            with self.run(f"undisturbed {name}", **keys) as run:
+            with self.run(f"undisturbed {name}", head=head, **keys) as run:
                 driver = run.start()
                 if driver.wait() != 0:
                     raise NeverError(f"the undisturbed run itself failed: {driver.errors}")
@@ -348,5 +363,7 @@ class Bench:
 
     def close(self) -> None:
         """Stop Ray."""
+        if self._s3 is not None:
+            self._s3.close()
         if self._head is not None:
             self._head.close()

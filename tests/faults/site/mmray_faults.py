@@ -1,7 +1,8 @@
 """Extractors of a third party that need no weights, and that a test holds, paces and makes crash.
 
 ``control`` names a folder: a file ``hold`` in it stops every model where it stands, ``hold_load`` stops the loading,
-and the number in ``pace`` is the seconds each item takes. It decides no number, so it is not part of the identity.
+the number in ``pace`` is the seconds each item takes, and with ``refuse`` a transcript of about every third sound
+fails. It decides no number, so it is not part of the identity.
 """
 
 import os
@@ -74,12 +75,19 @@ class Heard(Controlled):
     sound: AudioSpec = SOUND
     pooling: tuple[Pooling, ...] = ()
 
+    def refuses(self, wave: Wave) -> bool:
+        return (
+            bool(self.control) and (Path(self.control) / "refuse").exists() and int(wave.samples.std() * 1e4) % 3 == 0
+        )
+
     def load(self, device: str, path: str | None) -> ExtractFn:
         self.wait("hold_load")
 
         def extract(waves: Sequence[Wave]) -> Iterator[Rows]:
             for wave in waves:
                 self.pace()
+                if self.refuses(wave):
+                    raise RuntimeError("refused")
                 words = [f"{part.std():.3f}" for part in _windows(wave)]
                 columns = {"text": words, "language": ["en"] * wave.count, "avg_logprob": [0.0] * wave.count}
                 yield Rows(*_times(wave), columns)
