@@ -16,7 +16,7 @@ from tests.faults.table import Tally, fault, repeated
 NOBODY = 65534
 DISK_BYTES = 8 * 2**20
 LEFT_KB = (40, 160, 320)  # of the disk: it is full at the first commits, or later
-DENIED = ("clip-03.mkv", "clip-09.mp4", "medium.mp4")
+DENIED = ("clip-03.webm", "clip-09.avi", "medium.mp4")
 
 
 @contextmanager

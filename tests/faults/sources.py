@@ -7,7 +7,7 @@ from tests.faults import corpus, oracle
 from tests.faults.harness import Bench, NeverError, Run, derived, wait_for
 from tests.faults.table import Tally, fault, repeated
 
-CHANGED, REPLACED = "clip-00.mp4", "clip-06.mp4"
+CHANGED, REPLACED = "clip-00.mp4", "clip-11.mp4"
 LIMIT = 10
 OTHER_SEGMENT_S = 3.84
 
@@ -73,8 +73,8 @@ def file_absent(bench: Bench, tally: Tally) -> None:
 
 def change(media: Path) -> None:
     """Change one source, shrink the medium of three segments to one, and replace another by one of the same length."""
-    (media / CHANGED).write_bytes((media / "clip-18.mp4").read_bytes())
-    (media / corpus.MEDIUM).write_bytes((media / "clip-12.mp4").read_bytes())
+    (media / CHANGED).write_bytes((media / "clip-16.mp4").read_bytes())
+    (media / corpus.MEDIUM).write_bytes((media / "clip-21.mp4").read_bytes())
     replaced = media / REPLACED
     data = bytearray(replaced.read_bytes())
     data[-200:] = reversed(data[-200:])
