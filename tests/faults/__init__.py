@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from tests.faults.table import Fault
 
-KINDS = ("interrupts", "deaths", "sources", "disks", "object_storage", "leases", "verbs")
+KINDS = ("interrupts", "deaths", "sources", "disks", "object_storage", "leases", "verbs", "damage")
 
 
 def everything() -> "list[Fault]":

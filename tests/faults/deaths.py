@@ -121,7 +121,7 @@ def node_lost(bench: Bench, tally: Tally) -> None:
 def node_joins(bench: Bench, tally: Tally) -> None:
     head = Head(cpus=2)
     try:
-        with bench.run(tally.fault, head=head, resources={"actors": [1, 4], "decode_threads": 1}) as run:
+        with bench.run(tally.fault, head=head, resources={"decode_threads": 1}) as run:
             run.control.pace(2.0)
             driver = run.start()
             with repeated(tally):

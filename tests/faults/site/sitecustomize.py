@@ -5,12 +5,17 @@ MMRAY_FAULT holds JSON; without it nothing happens. Keys, all optional:
 - ``strike``: {"signal": "SIGINT", "at": ["mmray.storage:put"], "inside": "mmray.pipelines.pool:run", "number": 2,
   "when": "before", "delay_s": 0, "mark": FILE}: the driver gets the signal before the second such call within such a
   call (``after``: behind it), ``delay_s`` later, and writes FILE just then.
+- ``gate``: {"at": "mmray.tables.lease:hold", "ready": FOLDER, "go": FILE}: the driver waits there until FILE exists,
+  and leaves a file in FOLDER when it has come there.
+- ``fail``: {"at": "mmray.tables.lease:compare_and_swap", "first": 3, "last": 6}: these calls raise OSError.
+- ``constants``: {"mmray.tables.lease:RENEW_S": 0.5}: other values of constants, in the driver.
 - ``clock_s``: how far the driver's clock is ahead.
 - ``switches``: names of SWITCHES, each of which breaks a promise on purpose.
 """
 
 import functools
 import importlib.abc
+import itertools
 import json
 import os
 import signal
@@ -153,6 +158,38 @@ SWITCHES: dict[str, tuple[str, Callable[[Any], Any]]] = {
 }
 
 
+def _gated(about: dict[str, str]) -> Callable[[Any], Any]:
+    """Let all who come to a function go on at one moment."""
+
+    def wrap(function: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(function)
+        def waiting(*arguments: Any, **named: Any) -> Any:
+            (Path(about["ready"]) / str(os.getpid())).touch()
+            while not Path(about["go"]).exists():
+                time.sleep(0.001)
+            return function(*arguments, **named)
+
+        return waiting
+
+    return wrap
+
+
+def _failing(about: dict[str, Any]) -> Callable[[Any], Any]:
+    """Let some calls of a function fail, as a storage that does not answer."""
+    calls = itertools.count(1)
+
+    def wrap(function: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(function)
+        def failing(*arguments: Any, **named: Any) -> Any:
+            if about["first"] <= next(calls) <= about["last"]:
+                raise OSError("injected: the storage does not answer")
+            return function(*arguments, **named)
+
+        return failing
+
+    return wrap
+
+
 def _shift_clock(seconds: float) -> list[Patch]:
     """Set the clock of this process, as mmray's modules see it."""
     import datetime
@@ -176,10 +213,17 @@ def install(about: dict[str, Any]) -> None:
     """Install what MMRAY_FAULT asks for."""
     patches: dict[str, list[Patch]] = {}
     every: list[Patch] = []
-    if in_driver() and "strike" in about:
-        patches |= Strike(about["strike"]).patches()
-    if in_driver() and "clock_s" in about:
-        every += _shift_clock(float(about["clock_s"]))
+    if in_driver():
+        if "strike" in about:
+            patches |= Strike(about["strike"]).patches()
+        if "gate" in about:
+            _add(patches, about["gate"]["at"], _gated(about["gate"]))
+        if "fail" in about:
+            _add(patches, about["fail"]["at"], _failing(about["fail"]))
+        for target, value in about.get("constants", {}).items():
+            _add(patches, target, lambda _, value=value: value)
+        if "clock_s" in about:
+            every += _shift_clock(float(about["clock_s"]))
     for name in about.get("switches", []):
         _add(patches, *SWITCHES[name])
     sys.meta_path.insert(0, Patcher(patches, every))
