@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -225,7 +225,8 @@ class Run:
 
     def verb(self, *words: str, fault: dict[str, Any] | None = None, user: int | None = None) -> Driver:
         """Start any verb, with ``--json``."""
-        environment = self.environment | ({"MMRAY_FAULT": json.dumps(fault)} if fault else {})
+        asked = (fault or {}) | ({"switches": self.bench.switches} if self.bench.switches else {})
+        environment = self.environment | ({"MMRAY_FAULT": json.dumps(asked)} if asked else {})
         driver = Driver([*words, "--json"], environment, self.folder, user)
         self.drivers.append(driver)
         return driver
@@ -296,8 +297,12 @@ def derived() -> list[dict[str, Any]]:
 class Bench:
     """What all faults share: a corpus, one Ray, undisturbed runs; made when first needed."""
 
-    def __init__(self, folder: Path, seed: int = 0) -> None:
-        self.folder, self.seed = folder, seed
+    def __init__(
+        self, folder: Path, seed: int = 0, switches: Collection[str] = (), undisturbed: "Bench | None" = None
+    ) -> None:
+        """``switches``: promises that all runs break on purpose; ``undisturbed``: the bench that knows better."""
+        self.folder, self.seed, self.switches = folder, seed, list(switches)
+        self._undisturbed = undisturbed or self
         self.environment = {
             **{name: value for name, value in os.environ.items() if name != "MMRAY_FAULT"},
             "PYTHONPATH": str(SITE),
@@ -311,18 +316,23 @@ class Bench:
     @cached_property
     def media(self) -> Path:
         """Return the folder of the corpus."""
+        if self._undisturbed is not self:
+            return self._undisturbed.media
         return corpus.make(self.folder / "media", self.seed)
 
     @cached_property
     def manifest(self) -> str:
         """Return the manifest of the corpus."""
+        if self._undisturbed is not self:
+            return self._undisturbed.manifest
         return corpus.manifest_of(self.media, self.folder / "manifest.parquet")
 
     @property
     def head(self) -> Head:
         """Return the Ray that most drivers join."""
         if self._head is None:
-            self._head = Head()
+            fault = {"MMRAY_FAULT": json.dumps({"switches": self.switches})} if self.switches else {}
+            self._head = Head(environment=fault)
         return self._head
 
     @property
@@ -353,6 +363,8 @@ class Bench:
 
     def reference(self, name: str = "standard", head: Head | None = None, **keys: Any) -> oracle.Tables:
         """Return the tables of an undisturbed run."""
+        if self._undisturbed is not self:
+            return self._undisturbed.reference(name, head, **keys)
         if name not in self._references:
             with self.run(f"undisturbed {name}", head=head, **keys) as run:
                 driver = run.start()
