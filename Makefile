@@ -1,11 +1,14 @@
-# make install | demo | test | test-all | test-cuda | lint | chromium | clean
+# make install | demo | test | test-all | test-cuda | faults | soak | fuzz | lint | chromium | clean
 PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3.13 || command -v python3)
 # A machine without a GPU: make install TORCH_INDEX=https://download.pytorch.org/whl/cpu
 TORCH_INDEX ?=
 BIN := .venv/bin
 DEMO := demo
+SEED ?= 0
+MINUTES ?= 20
+COUNT ?= 2000
 
-.PHONY: install demo test test-all test-cuda lint chromium clean
+.PHONY: install demo test test-all test-cuda faults soak fuzz lint chromium clean
 
 install: .venv/.installed
 
@@ -52,5 +55,16 @@ test-all: lint chromium
 test-cuda: install
 	$(BIN)/pytest tests/cuda
 
+# Every fault that a run must survive, compared with an undisturbed run; a line of the table that is not all zeros fails.
+faults: install
+	$(BIN)/python -m tests.faults --seed $(SEED) --json faults.json
+
+# Random faults over random runs, for MINUTES; mutants of media, COUNT of them. The same SEED gives the same.
+soak: install
+	$(BIN)/python -m tests.faults.soak --seed $(SEED) --minutes $(MINUTES)
+
+fuzz: install
+	$(BIN)/python -m tests.faults.fuzz --seed $(SEED) --count $(COUNT)
+
 clean:
-	rm -rf .venv demo .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	rm -rf .venv demo faults.json .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
