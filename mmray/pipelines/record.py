@@ -27,6 +27,7 @@ def request(store: Store, samples: pa.Table, tasks: Sequence[Task]) -> None:
     if old is not None:
         gone = MEDIUM if "uri" in new.columns else frozenset()
         only_old = [name for name in old.column_names if name not in new.columns and name not in gone]
+        new = _with_tags(new, ledger.as_polars(old))
         new = new.join(ledger.as_polars(old).select("sample_id", *only_old), on="sample_id", how="left")
         kept = ledger.as_polars(old).join(new, on="sample_id", how="anti")
         whole = pl.concat([kept, new], how="diagonal_relaxed") if kept.height else new
@@ -36,6 +37,16 @@ def request(store: Store, samples: pa.Table, tasks: Sequence[Task]) -> None:
     for task in tasks:
         if not storage.exists(store.path("provenance", f"{task.id}.json")):
             store.write_json(_provenance(task), "provenance", f"{task.id}.json")
+
+
+def _with_tags(new: pl.DataFrame, old: pl.DataFrame) -> pl.DataFrame:
+    """Keep size and tag of sources that cannot be seen now: they are not known to have changed."""
+    tags, medium = ["size_bytes", "source_tag"], ["sample_id", "uri"]
+    if not {*medium, *tags} <= {*old.columns} & {*new.columns}:
+        return new
+    joined = new.join(old.select(*medium, *tags), on=medium, how="left", suffix="_before", maintain_order="left")
+    kept = [pl.coalesce(name, f"{name}_before").alias(name) for name in tags]
+    return joined.with_columns(kept).drop([f"{name}_before" for name in tags])
 
 
 def grown(old: pa.Table | None, new: pa.Table, untouched: Collection[str], where: str) -> pa.Table:

@@ -4,6 +4,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 
@@ -30,6 +31,17 @@ def config(ray_session: None, clips: Path, tmp_path: Path) -> Config:
     write_parquet(table, str(tmp_path / "m.parquet"))
     config: Config = {"manifest": str(tmp_path / "m.parquet"), "store": str(tmp_path / "store"), "segment_s": 0.96}
     return config | {"extractors": [{"name": "pixels", "side_px": 8}], "max_error_rate": 1}
+
+
+def test_a_list_without_sizes_keeps_those_that_the_store_knows(config: Config, tmp_path: Path) -> None:
+    names = {"a": "disk/a.mp4", "b": "disk/b.mp4", "c": "c.mp4"}
+    (tmp_path / "m.csv").write_text("sample_id,uri\n" + "".join(f"{name},{path}\n" for name, path in names.items()))
+    config |= {"manifest": str(tmp_path / "m.csv")}
+    mmray.extract(config)
+    before = pl.read_parquet(tmp_path / "store" / "manifest.parquet")
+    (tmp_path / "disk").rename(tmp_path / "away")
+    assert mmray.extract(config)["nothing_to_do"]
+    assert_frame_equal(pl.read_parquet(tmp_path / "store" / "manifest.parquet"), before)
 
 
 def counts(account: dict[str, Any]) -> dict[str, int]:
