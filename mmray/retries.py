@@ -6,6 +6,7 @@ credentials), UnavailableError (a passing fault that outlasted the retries), or 
 
 import asyncio
 import errno
+import logging
 import random
 import socket
 import ssl
@@ -21,9 +22,12 @@ from typing import Any, TypeVar
 
 from mmray.errors import Reason, SampleError
 
+log = logging.getLogger(__name__)
 Result = TypeVar("Result")
 FIRST_WAIT_S = 0.1
 LONGEST_WAIT_S = 5.0
+NOTICE_AFTER_S = 3.0  # who waits for so long wants to know why
+NOTICE_EVERY_S = 30.0  # many files of one server fail at once
 
 MISSING = frozenset({404, 410})
 DENIED = frozenset({401, 403, 407})
@@ -58,6 +62,7 @@ ADVICE = {
 }
 
 _default_limit_s = 60.0
+_noticed_s = -NOTICE_EVERY_S
 _limit_s: ContextVar[float | None] = ContextVar("retry_limit_s", default=None)
 
 
@@ -134,7 +139,14 @@ class Attempts:
             raise fault.error(self._uri) from error
         wait_s = self._backoff_s * random.uniform(0.5, 1.0)  # noqa: S311 — spreads clients, hides nothing
         self._backoff_s = min(LONGEST_WAIT_S, 2 * self._backoff_s)
+        self._notice(fault)
         return min(self.left_s, max(wait_s, fault.retry_after_s or 0.0))
+
+    def _notice(self, fault: "Fault") -> None:
+        global _noticed_s
+        if self.lost_s >= NOTICE_AFTER_S and time.monotonic() - _noticed_s >= NOTICE_EVERY_S:
+            _noticed_s = time.monotonic()
+            log.warning("%s: %s; trying for up to %.0f s more", self._uri, fault.cause, self.left_s)
 
 
 def retried(uri: str, function: Callable[[Attempts], Result], limit_s: float | None = None) -> Result:

@@ -13,9 +13,9 @@ import shutil
 import uuid
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from typing import Any, BinaryIO, Concatenate, ParamSpec, TypeVar, cast
 
@@ -329,9 +329,10 @@ def entries(uris: Iterable[str]) -> dict[str, Entry | Absent]:
         else:
             folders[uri if _web(uri) else parent(uri)].append(uri)
     silent: dict[str, UnavailableError] = {}
-    with ThreadPoolExecutor(LOOKING_THREADS) as pool:
-        for result in pool.map(lambda folder: _look(folder, folders[folder], silent), folders):
-            found.update(result)
+    if folders:
+        with ThreadPool(LOOKING_THREADS) as pool:  # its threads do not hold up Ctrl-C, as those of an executor do
+            for result in pool.imap_unordered(lambda folder: _look(folder, folders[folder], silent), folders):
+                found.update(result)
     return found
 
 

@@ -3,10 +3,12 @@
 import os
 import random
 import shutil
+import signal
 import ssl
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -410,6 +412,41 @@ def test_one_bad_file_of_a_web_server_does_not_hide_the_others(web_proxy: FaultP
     assert isinstance(bad, storage.Absent)
     assert "500" in bad.detail
     assert all(isinstance(entry, storage.Entry) for entry in others)
+
+
+def test_looking_is_interrupted_at_once(bucket: str, s3_proxy: FaultProxy) -> None:
+    program = """
+import sys
+from mmray import storage
+storage.set_retry_limit_s(3600)
+print("looking", flush=True)
+storage.entries(f"{sys.argv[1]}/{number}/file" for number in range(100))
+"""
+    s3_proxy.inject(Fault(Kind.ERROR))
+    child = subprocess.Popen(
+        [sys.executable, "-c", program, bucket], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        while s3_proxy.count() < 20:
+            assert child.poll() is None
+            time.sleep(0.05)
+        child.send_signal(signal.SIGINT)
+        _, words = child.communicate(timeout=120)
+    finally:
+        child.kill()
+        child.wait()
+    assert "KeyboardInterrupt" in words
+
+
+def test_who_waits_long_is_told_once(
+    s3_proxy: FaultProxy, bucket: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retries, "NOTICE_AFTER_S", 0.1)
+    monkeypatch.setattr(retries, "_noticed_s", -1e9)
+    s3_proxy.inject(Fault(Kind.ERROR, count=20))
+    storage.entries(f"{bucket}/{number}/file" for number in range(4))
+    (notice,) = caplog.records
+    assert "503" in notice.getMessage()
 
 
 def test_objects_that_may_be_read_but_not_listed_are_seen(bucket: str, s3_proxy: FaultProxy) -> None:

@@ -10,7 +10,7 @@ import yaml
 from polars.testing import assert_frame_equal
 
 import mmray
-from mmray import cli, storage
+from mmray import cli, retries, storage
 from tests.pipelines.conftest import rows
 
 Requests = list[tuple[str, str]]
@@ -86,10 +86,10 @@ def test_an_endpoint_out_of_reach_is_told(s3_bucket: str, tmp_path: Path, monkey
     from mmray.tables import manifest
 
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
-    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
-    import s3fs
-
-    s3fs.S3FileSystem.clear_instance_cache()
-    with pytest.raises(ConfigError, match="cannot be read"):
-        manifest.read("s3://mmray-none/m.parquet")
-    s3fs.S3FileSystem.clear_instance_cache()
+    before_s = retries.retry_limit_s()
+    storage.set_retry_limit_s(0.2)
+    try:
+        with pytest.raises(ConfigError, match="cannot be read"):
+            manifest.read("s3://mmray-none/m.parquet")
+    finally:
+        storage.set_retry_limit_s(before_s)
