@@ -128,8 +128,12 @@ def _plan(result: dict[str, Any]) -> str:
 
 
 def _verify(result: dict[str, Any]) -> str:
-    lines = [f"removed {path}" for path in result["removed"]]
+    lines = [f"repaired: {words}" for words in result["repaired"]]
+    lines += [f"removed {path}" for path in result["removed"]]
     lines += [f"BROKEN {one['promise']}: {one['path']}: {one['detail']}" for one in result["broken"]]
+    if running := result["running"]:
+        run = f"{running['run_id']} on {running['node']}, process {running['pid']}"
+        lines.append(f"a run is active ({run}): what it has not committed is not checked; verify again when it ends")
     return "\n".join(
         [*lines, "every promise is kept" if result["ok"] else f"{len(result['broken'])} broken promise(s)"]
     )

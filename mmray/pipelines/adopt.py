@@ -53,9 +53,10 @@ def run(uris: Sequence[str], store: str, name: str, columns: Mapping[str, Any]) 
         held.check()
         if old is None or not ledger.as_polars(whole).equals(ledger.as_polars(old)):
             opened.write(whole, "manifest.parquet")
-        if new.height:
+        if new.height or not storage.exists(opened.path("provenance", f"{target.id}.json")):
             about["files"] += [_file(uri, target.run_id) for uri in uris]
             opened.write_json(about, "provenance", f"{target.id}.json")
+        if new.height:
             ledger.append(opened, new.to_arrow(), target.run_id, 1, held)
             rows = ledger.read(opened)
         held.check()
@@ -106,7 +107,7 @@ def _provenance(target: Target) -> dict[str, Any]:
         "id": target.id,
         "as": target.name,
         "identity": target.identity,
-        "config": {"dim": target.dim},
+        "config": {"dim": target.dim, "pooling": [adopt_rows.POOLING]},
         "kind": "embedding",
         "labels": [],
         "source": None,

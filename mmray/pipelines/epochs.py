@@ -9,10 +9,9 @@ from typing import Any
 import polars as pl
 
 from mmray import storage
-from mmray.errors import ConfigError
 from mmray.fusion.fits import Fit
 from mmray.tables import ledger
-from mmray.tables.store import Store
+from mmray.tables.store import DamagedError, Store
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +50,7 @@ def gather(out: Store, fits: Sequence[Fit]) -> pl.DataFrame:
     new = pl.DataFrame(found, infer_schema_length=None)
     try:
         kept = out.read("epochs.parquet")
-    except ConfigError as error:  # no reason to lose what was trained
+    except DamagedError as error:  # no reason to lose what was trained
         log.warning("%s; it is written anew", error)
         kept = None
     old = ledger.as_polars(kept) if kept is not None else pl.DataFrame()

@@ -14,7 +14,9 @@ from mmray.errors import ConfigError, Reason
 from mmray.pipelines import plan
 from mmray.pipelines.state import changed
 from mmray.tables import lease, ledger
-from mmray.tables.store import Store, open_store
+from mmray.tables.store import DamagedError, Store, open_store
+
+RECORDED = ("id", "as", "kind", "source", "origin", "reads_text", "whole_sample")  # what readers of a store need
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,11 +51,8 @@ class _Recorded:
 
 def view(store: Store) -> View:
     """Read a store: its extractors, the keys its ledger should have for the sources as they are now, its ledger."""
-    about = [
-        store.read_json("provenance", e.uri.rpartition("/")[2])
-        for e in storage.files(store.path("provenance"), ".json")
-    ]
-    extractors = [one for one in about if one is not None]
+    names = [entry.uri.rpartition("/")[2] for entry in storage.files(store.path("provenance"), ".json")]
+    extractors = [one for name in names if (one := provenance_of(store, name)) is not None]
     samples = store.read("manifest.parquet")
     if samples is None or not extractors:
         raise ConfigError(f"{store.uri}: nothing was extracted into this store yet")
@@ -73,6 +72,14 @@ def view(store: Store) -> View:
     expected = expected.join(without, on=["sample_id", "extractor"], how="anti")
     absent = media.filter("absent")["sample_id"].n_unique()
     return View(store, extractors, samples.num_rows, expected, absent, without, rows)
+
+
+def provenance_of(store: Store, name: str) -> dict[str, Any] | None:
+    """Read the provenance of an extractor; None where it is not there, DamagedError where it lacks something."""
+    about = store.read_json("provenance", name)
+    if about is not None and (lacking := [key for key in RECORDED if key not in about]):
+        raise DamagedError(store.path("provenance", name), f"it lacks {', '.join(lacking)}")
+    return about
 
 
 def _without_source(samples: pa.Table, extractors: Sequence[dict[str, Any]]) -> pl.DataFrame:

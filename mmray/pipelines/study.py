@@ -25,7 +25,7 @@ from mmray.pipelines import cluster
 from mmray.pipelines.console import Progress
 from mmray.report import study as report
 from mmray.tables import lease
-from mmray.tables.store import Store, open_out, write_parquet
+from mmray.tables.store import DamagedError, Store, open_out, write_parquet
 
 log = logging.getLogger(__name__)
 
@@ -131,7 +131,7 @@ def read_cell(out: Store, name: str) -> Record | None:
     """Read what came of a cell; None where it has no file yet, or a damaged one, which is said."""
     try:
         record = out.read_json("cells", name)
-    except ConfigError as error:
+    except DamagedError as error:
         log.warning("%s; the cell counts as not done", error)
         return None
     if record is None or HAS.get(record.get("status", ""), {"status"}) <= record.keys():

@@ -5,14 +5,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mmray import storage
 from mmray.config import nearest
-from mmray.errors import ConfigError
-from mmray.tables import windows
-from mmray.tables.store import Store, open_store
+from mmray.errors import ConfigError, MmrayError
+from mmray.tables import ledger, windows
+from mmray.tables.store import DamagedError, Store, named_damage, open_store
 
 Matrix = npt.NDArray[np.float32]
 
@@ -105,11 +106,12 @@ def path(store: Store, extractor: str, pooling: str) -> str:
 
 
 def generation(store: Store, extractor: str, pooling: str) -> str | None:
-    """Return what a feature table was made from, None where there is none."""
+    """Return what a feature table was made from, None where there is none, or a damaged one."""
     try:
-        with storage.open_read(path(store, extractor, pooling)) as file:
+        uri = path(store, extractor, pooling)
+        with storage.open_read(uri) as file, named_damage(uri):
             return ((pq.read_schema(file).metadata or {}).get(b"mmray.generation") or b"").decode()
-    except FileNotFoundError:
+    except (FileNotFoundError, DamagedError):
         return None
 
 
@@ -135,20 +137,32 @@ def load(store: str, extractor: str, pooling: str = "mean") -> Features:
     """Read one feature table: ids, float32 matrix (samples, dim), labels of the manifest.
 
     ``extractor``: its id, or its name where that is unambiguous; two ids are never mixed. ConfigError where the store,
-    the extractor or the pooling does not exist.
+    the extractor or the pooling does not exist, MmrayError where a table that was made is gone.
     """
     opened = open_store(store)
     number = extractor_id(opened, extractor)
     table = opened.read("features", f"extractor={number}", f"pooling={pooling}", "part-0.parquet")
     if table is None:
+        about = opened.read_json("provenance", f"{number}.json") or {}
+        if pooling in about.get("config", {}).get("pooling", ()) and (ended := _finished(opened, number)):
+            raise MmrayError(
+                f"{path(opened, number, pooling)}: is missing, though {ended} samples are finished; the same `mmray "
+                "extract` or `mmray import` again makes it"
+            )
         folder = opened.path("features", f"extractor={number}")
         there = sorted({e.uri.rpartition("/")[0].rpartition("pooling=")[2] for e in storage.files(folder, ".parquet")})
-        texts = (opened.read_json("provenance", f"{number}.json") or {}).get("kind") == "text"
+        texts = about.get("kind") == "text"
         none = " (its rows are texts: read windows/)" if texts else " (no sample of it is finished)"
         detail = nearest(pooling, there) if there else none
         raise ConfigError(f"{store}: {number} has no pooling {pooling!r}{detail}")
     ids: list[str] = table["sample_id"].to_pylist()
     return Features(ids, windows.vectors(table["embedding"]), labels(opened, ids))
+
+
+def _finished(store: Store, extractor: str) -> int:
+    """Return how many samples of an extractor have rows that count."""
+    rows = ledger.read(store).filter(pl.col("extractor") == extractor, pl.col("rows") > 0)
+    return int(rows.filter(pl.col("status").is_in(["ok", "partial"]))["sample_id"].n_unique())
 
 
 def labels(store: Store, ids: Sequence[str]) -> list[str | None]:

@@ -16,7 +16,7 @@ import pyarrow as pa
 from mmray import storage
 from mmray.errors import MmrayError, Reason
 from mmray.tables.lease import TOKEN, Lease
-from mmray.tables.store import Store, read_parquet
+from mmray.tables.store import DamagedError, Store, named_damage, read_parquet
 
 SCHEMA = pa.schema(
     [
@@ -98,7 +98,10 @@ def read_file(uri: str) -> pa.Table:
     table = read_parquet(uri)
     if "generation" not in table.column_names:
         table = table.append_column("generation", pa.array([0] * table.num_rows, pa.int64()))
-    return table.select(SCHEMA.names).cast(SCHEMA)
+    if lacking := [name for name in SCHEMA.names if name not in table.column_names]:
+        raise DamagedError(uri, f"it lacks {', '.join(lacking)}")
+    with named_damage(uri):
+        return table.select(SCHEMA.names).cast(SCHEMA)
 
 
 def as_polars(table: pa.Table) -> pl.DataFrame:

@@ -7,6 +7,7 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
+from mmray.errors import MmrayError
 from mmray.specs import Rows
 from mmray.tables import ledger
 from mmray.tables.store import Store, read_parquet
@@ -93,7 +94,13 @@ def counted(store: Store, owners: pl.DataFrame, columns: Sequence[str]) -> pa.Ta
     tables = []
     wanted_columns = list(dict.fromkeys([*(name for name, _ in HEAD), *columns]))
     for part in owners["part"].drop_nulls().unique(maintain_order=True):
-        table = read_parquet(store.path(part), wanted_columns)
+        try:
+            table = read_parquet(store.path(part), wanted_columns)
+        except FileNotFoundError:
+            raise MmrayError(
+                f"{store.path(part)}: is missing, and the ledger counts its rows: try again if a run has just ended, "
+                f"else `mmray verify {store.uri}` says what can be repaired"
+            ) from None
         head = ledger.as_polars(table.select(["sample_id", "segment", "run_id"]))
         wanted = owners.filter(pl.col("part") == part).select("sample_id", "segment", "run_id", wanted=True)
         mask = head.join(wanted, on=["sample_id", "segment", "run_id"], how="left", maintain_order="left")["wanted"]

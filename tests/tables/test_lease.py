@@ -22,10 +22,10 @@ from mmray.errors import MmrayError
 from mmray.tables import lease, ledger
 from mmray.tables.lease import LeaseLostError
 from mmray.tables.store import Store, open_store
+from tests.tables import takers
 from tests.tables.test_ledger import row
 
 TAKERS = 8
-TRIALS = {"local": 30, "s3": 6}
 
 
 @pytest.fixture(params=["local", "s3"])
@@ -139,46 +139,31 @@ def test_a_run_that_was_overtaken_before_it_began_lowers_no_token(local: Store) 
         fast.check()
 
 
-def takers(uri: str, number: int, trials: int, barrier: Any, outcomes: Any) -> None:
-    store = open_store(uri)
-    for trial in range(trials):
-        barrier.wait(120)
-        try:
-            with lease.hold(store, f"taker-{number}") as held:
-                outcomes.put((trial, number, held.token))
-                barrier.wait(120)
-        except MmrayError:
-            outcomes.put((trial, number, None))
-            barrier.wait(120)
-        barrier.wait(120)
-
-
-def test_of_eight_runs_that_find_a_stale_lease_just_one_becomes_holder(
-    store: Store, request: pytest.FixtureRequest
-) -> None:
-    trials = TRIALS[request.node.callspec.params["store"]]
+def test_of_eight_runs_that_find_a_stale_lease_just_one_becomes_holder(local: Store, s3_bucket: str) -> None:
+    stores = [local] * 30 + [open_store(f"{s3_bucket}/store", create=True)] * 5
+    trials = [(trial, store.uri) for trial, store in enumerate(stores)]
     context = multiprocessing.get_context("spawn")
     barrier, outcomes = context.Barrier(TAKERS + 1), context.Queue()
-    processes = [
-        context.Process(target=takers, args=(store.uri, number, trials, barrier, outcomes)) for number in range(TAKERS)
-    ]
+    processes = [context.Process(target=takers.take, args=(n, trials, barrier, outcomes)) for n in range(TAKERS)]
     for process in processes:
         process.start()
+    dead, tokens = dead_process(), []
     try:
-        found: list[tuple[int, int, int | None]] = []
-        dead = dead_process()
-        for _ in range(trials):
+        for trial, store in enumerate(stores):
             put_lease(store, pid=dead, token=lease.token(store))
             for _ in range(3):  # all begin; all know who has it; the holder has let go
                 barrier.wait(120)
-            found += [outcomes.get(timeout=60) for _ in range(TAKERS)]
-        tokens = [[token for at, _, token in found if at == trial and token is not None] for trial in range(trials)]
-        assert [len(holders) for holders in tokens] == [1] * trials
-        assert sorted(tokens) == tokens
+            found = [outcomes.get(timeout=60) for _ in range(TAKERS)]
+            assert {number for number, _ in found} == {trial}
+            tokens.append([token for _, token in found if token is not None])
     finally:
         barrier.abort()
         for process in processes:
             process.join(60)
+    assert [len(holders) for holders in tokens] == [1] * len(stores)
+    for store in (local, stores[-1]):
+        own = [holders[0] for holders, used in zip(tokens, stores, strict=True) if used is store]
+        assert own == sorted(set(own)), "a token was given out twice"
 
 
 @pytest.mark.parametrize("skew_s", [130, -130])
