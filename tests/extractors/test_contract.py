@@ -210,7 +210,8 @@ def test_columns_are_those_of_the_kind(loaded, results):
 
 
 def test_neighbours_in_a_batch_change_nothing(loaded, items, results):
-    alone = [result for item in items for result in loaded.extract([item])]
+    extract = loaded.extractor.load("cpu", loaded.path)
+    alone = [result for item in items for result in extract([item])]
     assert_same(results, alone, loaded.atol)
 
 

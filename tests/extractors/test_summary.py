@@ -105,7 +105,7 @@ def test_neighbours_change_neither_text_nor_logprob(path):
     together, alone = summarised(path, texts, batch_size=5), [summarised(path, [text])[0] for text in texts]
     for one, other in zip(together, alone, strict=True):
         assert one.columns["text"] == other.columns["text"]
-        np.testing.assert_allclose(one.columns["avg_logprob"], other.columns["avg_logprob"], atol=1e-6)
+        np.testing.assert_allclose(one.columns["avg_logprob"], other.columns["avg_logprob"], atol=1e-5)
 
 
 def test_a_long_text_is_summarised_chunk_by_chunk(path):
