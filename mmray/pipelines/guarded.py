@@ -2,13 +2,28 @@
 
 import faulthandler
 import sys
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
+
+from mmray.errors import MmrayError
 
 Given = TypeVar("Given")
 Made = TypeVar("Made")
 
 AT_ONCE = 50  # in a task: about a second of work, far above Ray's millisecond per task
+DEATHS = 2  # of the process of one input: then it has no result
+INTERRUPTIONS = 10  # of one task by lost nodes, or by Ray's memory monitor: then something else is wrong
+
+
+@dataclass(frozen=True, slots=True)
+class _Batch:
+    """Places of inputs that one task works on."""
+
+    places: tuple[int, ...]
+    deaths: int = 0
+    interruptions: int = 0
 
 
 def each(
@@ -19,35 +34,81 @@ def each(
     ``told`` hears how many more are done.
     """
     results: list[Made | None] = [None] * len(given)
-    task = ray.remote(num_cpus=1, max_retries=0)(_batch)
-    queue = [(list(range(i, min(i + AT_ONCE, len(given)))), 0) for i in range(0, len(given), AT_ONCE)]
-    running: dict[Any, tuple[list[int], int]] = {}
-    while queue or running:
-        while queue and len(running) < 4 * max(1, int(ray.cluster_resources().get("CPU", 1))):
-            batch, deaths = queue.pop()
-            running[task.remote(work, [given[place] for place in batch], timeout_s)] = (batch, deaths)
-        (ready,), _ = ray.wait(list(running), num_returns=1)
-        batch, deaths = running.pop(ready)
-        try:
-            for place, result in zip(batch, ray.get(ready), strict=True):
-                results[place] = result
-            told(len(batch))
-        except (ray.exceptions.WorkerCrashedError, ray.exceptions.NodeDiedError, ray.exceptions.OutOfMemoryError):
-            if len(batch) == 1 and deaths:
-                told(1)
-            else:
-                queue.extend(([place], deaths + (len(batch) == 1)) for place in batch)
+    for finished in as_finished(ray, work, given, timeout_s):
+        for place, result in finished:
+            results[place] = result
+        told(len(finished))
     return results
 
 
-def _batch(work: Callable[[Given], Made], given: Sequence[Given], timeout_s: float) -> list[Made]:
-    """Be one task: a worker process that the watchdog may kill."""
-    results = []
-    for one in given:
+def as_finished(
+    ray: Any, work: Callable[[Given], Made], inputs: Sequence[Given], timeout_s: float
+) -> Iterator[list[tuple[int, Made | None]]]:
+    """Yield lists of (place in ``inputs``, result) as tasks finish; None as in ``each``.
+
+    A lost node is nobody's fault: its tasks run again elsewhere. MmrayError where the same one is lost ten times.
+    """
+    task = ray.remote(num_cpus=1, max_retries=0)(_batch)
+    queue = [_Batch(tuple(range(i, min(i + AT_ONCE, len(inputs))))) for i in range(0, len(inputs), AT_ONCE)]
+    running: dict[Any, _Batch] = {}
+    while queue or running:
+        while queue and len(running) < 4 * max(1, int(ray.cluster_resources().get("CPU", 1))):
+            batch = queue.pop()
+            running[task.remote(work, [inputs[place] for place in batch.places], timeout_s)] = batch
+        ready, _ = ray.wait(list(running), num_returns=1, timeout=5)  # looks again, as a cluster may grow
+        for reference in ready:
+            finished, again = _outcome(ray, reference, running.pop(reference))
+            queue += again
+            if finished:
+                yield finished
+
+
+def _outcome(ray: Any, reference: Any, batch: _Batch) -> tuple[list[tuple[int, Any]], list[_Batch]]:
+    """Return what is finished of a batch, and what has to run again."""
+    try:
+        results = ray.get(reference)
+    except (ray.exceptions.NodeDiedError, ray.exceptions.LocalRayletDiedError) as error:
+        return [], [_interrupted(batch, error)]
+    except ray.exceptions.OutOfMemoryError as error:  # the monitor ends the newest task, not the one that is to blame
+        return _died(batch) if batch.interruptions == INTERRUPTIONS else ([], [_interrupted(batch, error)])
+    except ray.exceptions.WorkerCrashedError:
+        return _died(batch)
+    done = len(results)
+    return list(zip(batch.places, results, strict=False)), [_Batch(batch.places[done:])] if batch.places[done:] else []
+
+
+def _interrupted(batch: _Batch, error: Exception) -> _Batch:
+    if batch.interruptions >= INTERRUPTIONS:
+        raise MmrayError(
+            f"the machine of a task was lost {INTERRUPTIONS + 1} times in a row ({type(error).__name__}); "
+            "run the same command again when the cluster is stable"
+        )
+    return replace(batch, interruptions=batch.interruptions + 1)
+
+
+def _died(batch: _Batch) -> tuple[list[tuple[int, None]], list[_Batch]]:
+    """Return who has no result, and who is tried again, each alone: one of them killed the process."""
+    if len(batch.places) > 1:
+        return [], [_Batch((place,)) for place in batch.places]
+    if batch.deaths + 1 == DEATHS:
+        return [(batch.places[0], None)], []
+    return [], [replace(batch, deaths=batch.deaths + 1)]
+
+
+def _batch(work: Callable[[Given], Made], inputs: Sequence[Given], timeout_s: float) -> list[Made]:
+    """Be one task: a worker process that the watchdog may kill; returns the results of the first inputs at least.
+
+    After half of the time limit the rest is left to another task: slow storage must not look like a file that hangs.
+    """
+    results: list[Made] = []
+    began = time.monotonic()
+    for item in inputs:
         # Works even where native code holds the GIL for ever.
         faulthandler.dump_traceback_later(timeout_s, exit=True, file=sys.stderr)
         try:
-            results.append(work(one))
+            results.append(work(item))
         finally:
             faulthandler.cancel_dump_traceback_later()
+        if time.monotonic() - began > timeout_s / 2:
+            break
     return results

@@ -115,14 +115,31 @@ def test_waiting_in_line_is_not_taking_too_long(
     ray_session: None, config: Write, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def sleeps_or_dies(cell: cells.Cell, *_: Any) -> dict[str, Any]:
-        time.sleep(1.5) if cell.seed < 4 else os._exit(1)  # four cores: the fifth cell waits for one
-        return {"status": "failed", "detail": "slept", "seconds": 1.5}
+        time.sleep(6) if cell.seed < 4 else os._exit(1)  # four cores: the fifth cell waits for one
+        return {"status": "failed", "detail": "slept", "seconds": 6}
 
     monkeypatch.setattr(study, "_cell", sleeps_or_dies)
     keys = {"embeddings": [{"extractor": "a"}], "fusions": ["single"], "classifiers": ["majority"]}
-    result = run(config(seeds=list(range(5)), timeout_s=1, **keys))
+    result = run(config(seeds=list(range(5)), timeout_s=5, **keys))  # a new worker takes seconds to start
     assert (result["failed"], result["timed_out"]) == (5, 0)
-    assert result["leaderboard"][0]["detail"] == "slept; its process died"
+    assert result["leaderboard"][0]["detail"] == "slept; its process died 3 times"
+
+
+def test_a_cell_whose_process_is_killed_from_outside_is_done_again(
+    ray_session: None, config: Write, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    compute, mark = study._cell, tmp_path / "killed once"
+
+    def killed_once(cell: cells.Cell, *rest: Any) -> dict[str, Any]:
+        if not mark.exists():
+            mark.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return compute(cell, *rest)
+
+    monkeypatch.setattr(study, "_cell", killed_once)
+    result = run(config(embeddings=[{"extractor": "a"}], fusions=["single"], classifiers=["majority"]))
+    assert mark.exists()
+    assert result["done"] == result["cells"]
 
 
 def test_a_study_that_is_killed_goes_on(ray_session: None, config: Write, tmp_path: Path) -> None:
