@@ -28,10 +28,8 @@ BROKEN = 3  # the exit code of a run that failed as a whole
 CHECK_S = 2.0  # between checks of Ray's head, and the time limit of each
 MISSES = 5  # checks in a row without an answer: the head is lost. Ray itself waits 62 s and ends with 1, silently
 AGENT_PORTS = ("METRICS_AGENT", "METRICS_EXPORT", "DASHBOARD_AGENT_LISTEN")  # names in ray._raylet
-LOST = (
-    "the connection to Ray's head (GCS at %s) was lost: its process or its machine is gone; "
-    "what was committed is kept: run the same command again"
-)
+NODE_CHECKS = 5  # of them between two looks at the node of this process
+LOST = "the connection to Ray's head (%s) was lost; what was committed is kept: run the same command again"
 # "mmray.errors.ConfigError: ...", the last line of a traceback.
 LAST_LINE = re.compile(r"^\s*(?:\w+\.)*(\w+(?:Error|Exception|Exit|Interrupt)): (.+)$", re.MULTILINE)
 
@@ -70,7 +68,7 @@ def connected() -> Iterator[Any]:
     with contextlib.redirect_stdout(sys.stderr if log.isEnabledFor(logging.DEBUG) else _NotOfRay()):
         _start(ray)
         try:
-            with _head_watched(ray.get_runtime_context().gcs_address):
+            with _head_watched(ray):
                 yield ray
         finally:
             ray.shutdown()
@@ -121,13 +119,14 @@ def _failure(ray: Any, address: str | None) -> str | None:
     before = _children()
     try:
         if address is None:
-            with _agents_not_awaited():
+            with _agents_not_awaited(), _without_stderr():
                 # "local": without it Ray would try to join whatever a killed `ray start` left behind.
                 ray.init(address="local", num_cpus=cores(), include_dashboard=False, **options)
         elif _is_silent(address):
             return "nothing answers there"
         else:
-            ray.init(address=address, **options)
+            with _without_stderr():
+                ray.init(address=address, **options)
     except SystemExit:  # Ray's own handler of SIGTERM
         _kill_ray(ray, before)
         raise KeyboardInterrupt from None
@@ -142,6 +141,22 @@ def _failure(ray: Any, address: str | None) -> str | None:
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, on_sigterm)  # ray.init puts its own, which skips every clean-up
     return None
+
+
+@contextlib.contextmanager
+def _without_stderr() -> Iterator[None]:
+    """Send what C++ writes to stderr nowhere, except with --verbose: Ray logs there that it was told to log less."""
+    if log.isEnabledFor(logging.DEBUG):
+        yield
+        return
+    kept = os.dup(2)
+    with open(os.devnull, "w") as nowhere:  # noqa: PTH123
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 @contextlib.contextmanager
@@ -214,23 +229,31 @@ def _answers(host: str, port: int) -> bool:
 
 
 @contextlib.contextmanager
-def _head_watched(gcs_address: str) -> Iterator[None]:
+def _head_watched(ray: Any) -> Iterator[None]:
     """End this process when Ray's head does not answer any more; callbacks of interrupts.last_resort are run."""
     stopped = threading.Event()
-    threading.Thread(target=_watch_head, args=(gcs_address, stopped), name="head", daemon=True).start()
+    threading.Thread(target=_watch_head, args=(ray, stopped), name="head", daemon=True).start()
     try:
         yield
     finally:
         stopped.set()
 
 
-def _watch_head(gcs_address: str, stopped: threading.Event) -> None:
-    host, _, port = gcs_address.rpartition(":")
-    misses = 0  # in a row, not seconds: a process that was suspended for an hour has missed nothing
+def _watch_head(ray: Any, stopped: threading.Event) -> None:
+    address, node = ray.get_runtime_context().gcs_address, ray.get_runtime_context().get_node_id()
+    host, _, port = address.rpartition(":")
+    misses = checks = 0  # misses in a row, not seconds: a process that was suspended for an hour has missed nothing
     while not stopped.wait(CHECK_S):
+        checks += 1
         misses = 0 if _answers(host, int(port)) else misses + 1
-        if misses == MISSES and not stopped.is_set():
-            interrupts.end(BROKEN, LOST % gcs_address)
+        # The GCS marks a node dead some 15 s after its raylet has gone; without the driver's own, Ray starts nothing.
+        raylet_gone = not misses and not checks % NODE_CHECKS and node not in _living(ray)
+        if (misses == MISSES or raylet_gone) and not stopped.is_set():
+            interrupts.end(BROKEN, LOST % (f"the Ray process of this machine, {node[:8]}" if raylet_gone else address))
+
+
+def _living(ray: Any) -> set[str]:
+    return {node["NodeID"] for node in ray.nodes() if node["Alive"]}
 
 
 def root_cause(error: BaseException) -> MmrayError:

@@ -56,7 +56,7 @@ def last_resort(callback: Callable[[], None]) -> Iterator[None]:
 def end(code: int, message: str) -> NoReturn:
     """Print one line, run the last resorts for CALLBACKS_S at most, and end this process with no clean-up."""
     # Not by logging: a thread that is stuck may hold the lock of its handler.
-    os.write(2, f"{time.strftime('%H:%M:%S')} {message}\n".encode())
+    os.write(2 if _watch is None else _watch.stderr, f"{time.strftime('%H:%M:%S')} {message}\n".encode())
     thread = threading.Thread(target=_run_last_resorts, daemon=True)
     thread.start()
     thread.join(CALLBACKS_S)
@@ -75,15 +75,20 @@ class _Watch:
     def __init__(self) -> None:
         self._raised = False
         self._deadline: float | None = None
+        self.stderr = os.dup(2)  # cluster.py sends 2 elsewhere while Ray starts
         self._reader, self._writer = os.pipe()
-        os.set_blocking(self._writer, False)
+        self._lock = threading.Lock()  # of what is read from the pipe, and the deadline that follows from it
+        for end_of_pipe in (self._reader, self._writer):
+            os.set_blocking(end_of_pipe, False)
         self._wakeup_before = signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
         self._handlers_before = {number: signal.signal(number, self._raise) for number in SIGNALS}
         self._thread = threading.Thread(target=self._run, name="interrupts", daemon=True)
         self._thread.start()
 
     def handled(self) -> None:
-        self._raised, self._deadline = False, None
+        with self._lock:
+            self._read()
+            self._raised, self._deadline = False, None
 
     def stop(self) -> None:
         """Put the handlers back; end the thread."""
@@ -92,23 +97,30 @@ class _Watch:
         signal.set_wakeup_fd(self._wakeup_before)
         os.write(self._writer, STOP)
         self._thread.join()
-        os.close(self._reader)
-        os.close(self._writer)
+        for descriptor in (self._reader, self._writer, self.stderr):
+            os.close(descriptor)
 
     def _raise(self, *_: object) -> None:
         if not self._raised:  # a second one would break off the clean-up
             self._raised = True
             raise KeyboardInterrupt
 
+    def _read(self) -> bytes:
+        try:
+            return os.read(self._reader, 64)
+        except BlockingIOError:
+            return b""
+
     def _run(self) -> None:
         while True:
             left_s = None if self._deadline is None else max(0.0, self._deadline - time.monotonic())
-            if not select.select([self._reader], [], [], left_s)[0]:
-                if self._deadline is not None and time.monotonic() >= self._deadline:
-                    end(INTERRUPTED, MESSAGE)
-                continue
-            numbers = os.read(self._reader, 64)
-            if STOP in numbers:
-                return
-            if self._deadline is None and any(number in SIGNALS for number in numbers):
-                self._deadline = time.monotonic() + LIMIT_S
+            readable = select.select([self._reader], [], [], left_s)[0]
+            with self._lock:
+                numbers = self._read() if readable else b""
+                if STOP in numbers:
+                    return
+                if self._deadline is None and any(number in SIGNALS for number in numbers):
+                    self._deadline = time.monotonic() + LIMIT_S
+                late = self._deadline is not None and time.monotonic() >= self._deadline
+            if late:
+                end(INTERRUPTED, MESSAGE)

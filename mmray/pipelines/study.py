@@ -11,6 +11,7 @@ import json
 import logging
 import os
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -34,6 +35,8 @@ HAS = {
     "done": {"cell", "accuracy", "classes", "confusion", "counts"}, "failed": {"cell", "detail"},
     "timed_out": {"cell", "detail", "timeout_s"},
 }  # fmt: skip
+# How often a cell begins again whose node was lost, or whose process was killed: by itself, by hand or for its memory.
+MOST_LOSSES = {"node": 10, "process": 2, "memory": 2}
 
 
 def run(config: StudyConfig, file: str = "configuration") -> Record:
@@ -172,6 +175,7 @@ def _compute(
     waiting = list(reversed(pending))
     handed: dict[Any, Cell] = {}  # in the order in which Ray begins them
     began: dict[Any, float] = {}
+    losses: Counter[tuple[Cell, str]] = Counter()
 
     def hand_out() -> None:
         """Give every core a cell and the next one, which begins without asking; note when each came to the front."""
@@ -188,10 +192,33 @@ def _compute(
             ended, _ = ray.wait(list(handed), timeout=5)  # looks again, as a cluster may grow
             now = time.monotonic()
             popped = [(reference, handed.pop(reference), began.pop(reference, now)) for reference in ended]
-            hand_out()
+            records: list[tuple[Cell, Record]] = []
             for reference, cell, at in popped:
-                yield cell, _record(ray, reference, now - at, config)
+                lost = _lost(ray, reference, now - at, config)
+                if lost is not None and losses[cell, lost] < MOST_LOSSES[lost]:
+                    losses[cell, lost] += 1
+                    waiting.append(cell)
+                else:
+                    records.append((cell, _record(ray, reference, now - at, config)))
+            hand_out()
+            for cell, record in records:
+                yield cell, record
                 progress.advance(1)
+
+
+def _lost(ray: Any, reference: Any, elapsed_s: float, config: StudyConfig) -> str | None:
+    """Return what a task lost by no fault of its cell, a key of MOST_LOSSES; None where the cell has its result."""
+    try:
+        ray.get(reference)
+    except ray.exceptions.WorkerCrashedError:
+        return "process" if elapsed_s < config.timeout_s else None
+    except ray.exceptions.NodeDiedError:
+        return "node"
+    except ray.exceptions.OutOfMemoryError:  # the monitor ends the newest task, not the one that is to blame
+        return "memory"
+    except ray.exceptions.RayError:
+        return None
+    return None
 
 
 def _record(ray: Any, reference: Any, elapsed_s: float, config: StudyConfig) -> Record:
@@ -201,7 +228,8 @@ def _record(ray: Any, reference: Any, elapsed_s: float, config: StudyConfig) -> 
         if elapsed_s >= config.timeout_s:
             detail = f"took longer than timeout_s = {config.timeout_s:g}"
             return {"status": "timed_out", "detail": detail, "timeout_s": config.timeout_s, "seconds": config.timeout_s}
-        return {"status": "failed", "detail": "its process died", "seconds": round(elapsed_s, 3)}
+        detail = f"its process died {MOST_LOSSES['process'] + 1} times"
+        return {"status": "failed", "detail": detail, "seconds": round(elapsed_s, 3)}
     except ray.exceptions.RayTaskError as error:
         detail = f"{type(error.cause).__name__}: {error.cause}"
     except ray.exceptions.RayError as error:  # out of memory, a lost node
