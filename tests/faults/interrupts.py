@@ -19,8 +19,8 @@ Press = Callable[[Run, int, random.Random], tuple[Driver, float]]
 START = [
     {"at": ["mmray.tables.store:open_store"]},
     {"at": ["mmray.pipelines.state:look"], "when": "after"},
-    {"at": ["mmray.pipelines.cluster:_init"], "delay_s": 0.5},
-    {"at": ["mmray.pipelines.cluster:_init"], "when": "after"},
+    {"at": ["mmray.pipelines.cluster:_start"], "delay_s": 0.5},
+    {"at": ["mmray.pipelines.cluster:_start"], "when": "after"},
 ]
 PROBE = [
     {"at": ["mmray.pipelines.state:probed"], "delay_s": 0.2},
