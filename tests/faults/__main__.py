@@ -44,20 +44,21 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="mmray-faults-") as temporary:
         folder = arguments.keep or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
-        tallies = _all(chosen, Bench(folder, arguments.seed))
+        tallies = _all(chosen, Bench(folder, arguments.seed), arguments.json)
     print(printed(tallies))
-    if arguments.json:
-        written(tallies, arguments.json)
     return 0 if all(tally.clean for tally in tallies) else 1
 
 
-def _all(faults: list[Fault], bench: Bench) -> list[Tally]:
+def _all(faults: list[Fault], bench: Bench, report: Path | None) -> list[Tally]:
+    """Run faults one after the other; what came of them is written as they end."""
     tallies = []
     try:
         for fault in faults:
             print(f"... {fault.name}", file=sys.stderr, flush=True)
             tallies.append(run(fault, bench))
-            print(printed(tallies[-1:]).splitlines()[1], file=sys.stderr, flush=True)
+            print(printed(tallies[-1:]).partition("\n")[2], file=sys.stderr, flush=True)
+            if report:
+                written(tallies, report)
     finally:
         bench.close()
     return tallies

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tests.faults.harness import Bench, Run, wait_for
 from tests.faults.interrupts import finished
-from tests.faults.sources import with_own_media
+from tests.faults.sources import UNSEEN, with_own_media
 from tests.faults.table import Tally, fault, repeated
 
 NOBODY = 65534
@@ -110,11 +110,11 @@ def denied(bench: Bench, tally: Tally) -> None:
         for sample in DENIED[:1]:
             (media / sample).chmod(0)
         with repeated(tally):
-            tally.ends(run.start(user=NOBODY), 0, "absent")
+            tally.ends(run.start(user=NOBODY), 0)
         with repeated(tally):
             for sample in DENIED:
                 (media / sample).chmod(0)
-            tally.ends(run.start(user=NOBODY), 0, "absent")
+            tally.ends(run.start(user=NOBODY), 0, UNSEEN)
         for sample in DENIED:
             (media / sample).chmod(0o644)
         tally.ends(run.start(user=NOBODY), 0)

@@ -255,7 +255,7 @@ class Run:
     def notes(self) -> list[dict[str, Any]]:
         """Return what actors wrote down before they began."""
         found = []
-        for path in [*self.path.glob("begun/*.json"), *self.path.glob("attempts/*.json")]:
+        for path in self.path.glob("attempts/*.json"):
             try:
                 found.append(json.loads(path.read_text()))
             except (FileNotFoundError, ValueError):

@@ -19,14 +19,14 @@ Press = Callable[[Run, int, random.Random], tuple[Driver, float]]
 START = [
     {"at": ["mmray.tables.store:open_store"]},
     {"at": ["mmray.pipelines.state:look"], "when": "after"},
-    {"at": ["mmray.pipelines.cluster:_init"], "delay_s": 0.5},
-    {"at": ["mmray.pipelines.cluster:_init"], "when": "after"},
+    {"at": ["mmray.pipelines.cluster:_start"], "delay_s": 0.5},
+    {"at": ["mmray.pipelines.cluster:_start"], "when": "after"},
 ]
 PROBE = [
-    {"at": ["mmray.pipelines.guarded:each"], "delay_s": 0.1},
-    {"at": ["mmray.pipelines.guarded:each"], "delay_s": 0.5},
-    {"at": ["mmray.pipelines.guarded:each"], "delay_s": 1.0},
-    {"at": ["mmray.pipelines.guarded:each"], "when": "after"},
+    {"at": ["mmray.pipelines.state:probed"], "delay_s": 0.2},
+    {"at": ["mmray.pipelines.state:probed"], "delay_s": 0.8},
+    {"at": ["mmray.storage:put"], "inside": "mmray.pipelines.state:probed"},
+    {"at": ["mmray.storage:put"], "inside": "mmray.pipelines.state:probed", "number": 2, "when": "after"},
 ]
 COMMIT = [
     {"at": ["mmray.tables.ledger:append"]},

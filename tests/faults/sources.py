@@ -9,6 +9,7 @@ from tests.faults.table import Tally, fault, repeated
 
 CHANGED, REPLACED = "clip-00.mp4", "clip-11.mp4"
 LIMIT = 10
+UNSEEN = "cannot be seen now"
 OTHER_SEGMENT_S = 3.84
 
 
@@ -31,7 +32,7 @@ def absent_before(bench: Bench, tally: Tally) -> None:
         tally.ends(run.start(), 0)
         with repeated(tally):
             elsewhere = away(media)
-            tally.ends(run.start(), 0, "absent")
+            tally.ends(run.start(), 0, UNSEEN)
             tally.compare(bench.reference(), run)
             elsewhere.rename(media)
             again = run.start()
@@ -50,8 +51,8 @@ def absent_during(bench: Bench, tally: Tally) -> None:
             wait_for(run.commits, "a commit")
             elsewhere = away(media)
             run.control.pace(0)
-            tally.ends(driver, 0, "absent")
-            tally.ends(run.start(), 0, "absent")
+            tally.ends(driver, 0)
+            tally.ends(run.start(), 0, UNSEEN)
             elsewhere.rename(media)
             tally.ends(run.start(), 0)
             tally.compare(bench.reference(), run)

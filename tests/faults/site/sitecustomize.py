@@ -23,6 +23,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
@@ -148,13 +149,26 @@ def _late(write: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _never(check: Callable[..., Any]) -> Callable[..., None]:
-    """Break the fence: whoever lost the lease goes on writing."""
+    """Leave a check out: without that of the fence, whoever lost the lease goes on writing."""
     return lambda *_: None
 
 
-SWITCHES: dict[str, tuple[str, Callable[[Any], Any]]] = {
-    "ledger before part": ("mmray.pipelines.worker:write_parquet", _late),
-    "no fence": ("mmray.tables.lease:Lease.check", _never),
+def _blaming(judge: Callable[..., Any]) -> Callable[..., Any]:
+    """Break the count of attempts: whoever died, and whatever ended it, its segments are blamed."""
+
+    def blaming(store: Any, attempt: Any, run_id: str, lost: Any) -> Any:
+        return replace(attempt, verdict="crash")
+
+    return blaming
+
+
+SWITCHES: dict[str, list[tuple[str, Callable[[Any], Any]]]] = {
+    "ledger before part": [("mmray.pipelines.worker:write_parquet", _late)],
+    "no fence": [("mmray.tables.lease:Lease.check", _never)],
+    "every death counts": [
+        ("mmray.pipelines.attempts:_with_verdict", _blaming),
+        ("mmray.pipelines.attempts:forget_interrupted", _never),
+    ],
 }
 
 
@@ -225,7 +239,8 @@ def install(about: dict[str, Any]) -> None:
         if "clock_s" in about:
             every += _shift_clock(float(about["clock_s"]))
     for name in about.get("switches", []):
-        _add(patches, *SWITCHES[name])
+        for target, wrap in SWITCHES[name]:
+            _add(patches, target, wrap)
     sys.meta_path.insert(0, Patcher(patches, every))
 
 
