@@ -8,6 +8,7 @@ UnavailableError or another.
 
 import errno
 import functools
+import logging
 import os
 import shutil
 import uuid
@@ -24,6 +25,7 @@ from mmray.retries import UnavailableError as UnavailableError
 from mmray.retries import sample_error as sample_error
 from mmray.retries import set_retry_limit_s as set_retry_limit_s
 
+log = logging.getLogger(__name__)
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
 TEMPORARY = ".tmp-"  # starts the name of a local file that is not finished
@@ -261,6 +263,7 @@ def delete_folder(folder: str) -> None:
             fs.rm(path, recursive=True)
 
 
+@_boundary
 def arrow(folder: str) -> tuple[Any, str]:
     """Return a folder as pyarrow's file system, for libraries that want one, and the path in it.
 
@@ -407,8 +410,16 @@ def _local_entry(path: Path) -> Entry:
 
 
 def _walk(folder: Path, suffix: str) -> Iterator[Entry]:
+    def unlisted(error: OSError) -> None:
+        """Raise where the folder itself cannot be listed: it would read as empty."""
+        if isinstance(error, FileNotFoundError | NotADirectoryError):
+            return
+        if str(error.filename) == str(folder):
+            raise error
+        log.warning("%s: is passed over: %s", error.filename, error.strerror)
+
     seen = set()  # a link to a folder above would never end
-    for root, folders, names in os.walk(folder, followlinks=True):
+    for root, folders, names in os.walk(folder, onerror=unlisted, followlinks=True):
         seen.add(os.path.realpath(root))
         folders[:] = [f for f in folders if not f.startswith(".") and os.path.realpath(f"{root}/{f}") not in seen]
         for name in names:
