@@ -319,14 +319,15 @@ def glob_root(pattern: str) -> str:
 
 
 def entries(uris: Iterable[str]) -> dict[str, Entry | Absent]:
-    """Look at many files at once; a file that cannot be seen, for whatever reason, is Absent.
+    """Look at many files at once, in their order; a file that cannot be seen, for whatever reason, is Absent.
 
     Local files cost a ``stat`` each. Remote ones are looked up by listing the folders they stand in, so that ten
     million objects cost ten thousand requests; where a file system cannot list (HTTP), one request each.
     """
     found: dict[str, Entry | Absent] = {}
     folders: dict[str, list[str]] = defaultdict(list)
-    for uri in dict.fromkeys(uris):
+    names = list(dict.fromkeys(uris))
+    for uri in names:
         if not is_remote(uri):
             found[uri] = _local_look(uri)
         else:
@@ -336,7 +337,7 @@ def entries(uris: Iterable[str]) -> dict[str, Entry | Absent]:
         with ThreadPool(LOOKING_THREADS) as pool:  # its threads do not hold up Ctrl-C, as those of an executor do
             for result in pool.imap_unordered(lambda folder: _look(folder, folders[folder], silent), folders):
                 found.update(result)
-    return found
+    return {uri: found[uri] for uri in names}
 
 
 def _web(uri: str) -> bool:
