@@ -8,6 +8,7 @@ UnavailableError or another.
 
 import errno
 import functools
+import logging
 import os
 import shutil
 import uuid
@@ -24,6 +25,7 @@ from mmray.retries import UnavailableError as UnavailableError
 from mmray.retries import sample_error as sample_error
 from mmray.retries import set_retry_limit_s as set_retry_limit_s
 
+log = logging.getLogger(__name__)
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
 TEMPORARY = ".tmp-"  # starts the name of a local file that is not finished
@@ -261,6 +263,7 @@ def delete_folder(folder: str) -> None:
             fs.rm(path, recursive=True)
 
 
+@_boundary
 def arrow(folder: str) -> tuple[Any, str]:
     """Return a folder as pyarrow's file system, for libraries that want one, and the path in it.
 
@@ -316,14 +319,15 @@ def glob_root(pattern: str) -> str:
 
 
 def entries(uris: Iterable[str]) -> dict[str, Entry | Absent]:
-    """Look at many files at once; a file that cannot be seen, for whatever reason, is Absent.
+    """Look at many files at once, in their order; a file that cannot be seen, for whatever reason, is Absent.
 
     Local files cost a ``stat`` each. Remote ones are looked up by listing the folders they stand in, so that ten
     million objects cost ten thousand requests; where a file system cannot list (HTTP), one request each.
     """
     found: dict[str, Entry | Absent] = {}
     folders: dict[str, list[str]] = defaultdict(list)
-    for uri in dict.fromkeys(uris):
+    names = list(dict.fromkeys(uris))
+    for uri in names:
         if not is_remote(uri):
             found[uri] = _local_look(uri)
         else:
@@ -333,7 +337,7 @@ def entries(uris: Iterable[str]) -> dict[str, Entry | Absent]:
         with ThreadPool(LOOKING_THREADS) as pool:  # its threads do not hold up Ctrl-C, as those of an executor do
             for result in pool.imap_unordered(lambda folder: _look(folder, folders[folder], silent), folders):
                 found.update(result)
-    return found
+    return {uri: found[uri] for uri in names}
 
 
 def _web(uri: str) -> bool:
@@ -407,8 +411,16 @@ def _local_entry(path: Path) -> Entry:
 
 
 def _walk(folder: Path, suffix: str) -> Iterator[Entry]:
+    def unlisted(error: OSError) -> None:
+        """Raise where the folder itself cannot be listed: it would read as empty."""
+        if isinstance(error, FileNotFoundError | NotADirectoryError):
+            return
+        if str(error.filename) == str(folder):
+            raise error
+        log.warning("%s: is passed over: %s", error.filename, error.strerror)
+
     seen = set()  # a link to a folder above would never end
-    for root, folders, names in os.walk(folder, followlinks=True):
+    for root, folders, names in os.walk(folder, onerror=unlisted, followlinks=True):
         seen.add(os.path.realpath(root))
         folders[:] = [f for f in folders if not f.startswith(".") and os.path.realpath(f"{root}/{f}") not in seen]
         for name in names:

@@ -1,5 +1,6 @@
 """What storage does when servers fail: passing faults are retried, lasting ones say what they are, no byte is wrong."""
 
+import errno
 import os
 import random
 import shutil
@@ -10,6 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ import pyarrow as pa
 import pytest
 
 from mmray import retries, storage
+from mmray.errors import Reason
 from mmray.retries import Attempts, UnavailableError, described
 from tests.faults.proxy import Fault, FaultProxy, Kind
 from tests.faults.web import web
@@ -360,31 +363,50 @@ def test_what_cannot_be_seen_is_absent_and_says_why(bucket: str, web_proxy: Faul
         assert words in entry.detail
 
 
-def test_files_that_this_user_may_not_read_are_absent() -> None:
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """Make a folder that other users can look into, as those of pytest are not."""
     if os.geteuid() != 0:
         pytest.skip("only root can become another user")
     folder = Path(tempfile.mkdtemp())
+    folder.chmod(0o755)
+    yield folder
+    shutil.rmtree(folder)
+
+
+@contextmanager
+def another_user() -> Iterator[None]:
+    os.setresuid(65534, 65534, 0)
     try:
-        folder.chmod(0o755)
-        (folder / "own").write_bytes(b"x")
-        (folder / "own").chmod(0o600)
-        (folder / "all").write_bytes(b"x")
-        (folder / "closed").mkdir(mode=0o700)
-        (folder / "closed" / "file").write_bytes(b"x")
-        names = ["own", "all", "closed/file"]
-        os.setresuid(65534, 65534, 0)
-        try:
-            found = storage.entries([str(folder / name) for name in names])
-        finally:
-            os.setresuid(0, 0, 0)
+        yield
     finally:
-        shutil.rmtree(folder)
+        os.setresuid(0, 0, 0)
+
+
+def test_files_that_this_user_may_not_read_are_absent(open_folder: Path) -> None:
+    (open_folder / "own").write_bytes(b"x")
+    (open_folder / "own").chmod(0o600)
+    (open_folder / "all").write_bytes(b"x")
+    (open_folder / "closed").mkdir(mode=0o700)
+    (open_folder / "closed" / "file").write_bytes(b"x")
+    with another_user():
+        found = storage.entries([str(open_folder / name) for name in ("own", "all", "closed/file")])
     own, everyone, closed = found.values()
     assert isinstance(own, storage.Absent)
     assert isinstance(everyone, storage.Entry)
     assert isinstance(closed, storage.Absent)
     assert "permission" in own.detail
     assert "Permission denied" in closed.detail
+
+
+def test_a_folder_that_may_not_be_listed_is_not_empty(open_folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (open_folder / "file").write_bytes(b"x")
+    (open_folder / "closed").mkdir(mode=0o700)
+    with another_user():
+        with pytest.raises(PermissionError):
+            storage.files(str(open_folder / "closed"))
+        assert [Path(entry.uri).name for entry in storage.files(str(open_folder))] == ["file"]
+    assert "closed: is passed over: Permission denied" in caplog.text
 
 
 def test_a_lasting_fault_makes_files_absent_after_one_limit(bucket: str, s3_proxy: FaultProxy) -> None:
@@ -496,6 +518,21 @@ def test_every_error_has_one_kind(error: Exception, kind: type[OSError]) -> None
     found = described(error).error("s3://a/b")
     assert type(found) is kind
     assert str(found).startswith("s3://a/b: ")
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (UnavailableError("s3://a: 503"), Reason.UNAVAILABLE),
+        (OSError(errno.ESTALE, "Stale file handle"), Reason.UNAVAILABLE),  # the server of a mounted disk is away
+        (OSError(errno.ENOTCONN, "Transport endpoint is not connected"), Reason.UNAVAILABLE),
+        (FileNotFoundError(errno.ENOENT, "No such file"), Reason.MISSING_FILE),
+        (PermissionError(errno.EACCES, "Permission denied"), Reason.ACCESS_DENIED),
+        (OSError(errno.EIO, "Input/output error"), Reason.UNREADABLE),
+    ],
+)
+def test_every_error_has_a_reason_for_the_segment(error: OSError, reason: Reason) -> None:
+    assert storage.sample_error("a", error).reason is reason
 
 
 def test_retry_after_is_honoured_within_the_limit() -> None:

@@ -2,12 +2,16 @@
 
 import functools
 import os
+import threading
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from mmray import retries
 
 CONNECTIONS = 64  # of one process to one object store: `storage.entries` looks with 16 threads
+
+
+_making = threading.Lock()  # or 16 threads that begin together make 16 clients, half a second each
 
 
 class Part(NamedTuple):
@@ -32,7 +36,8 @@ def file_system(uri: str) -> tuple[Any, str]:
         fs, path = fsspec.core.url_to_fs(uri, use_listings_cache=False)
         return fs, str(path)
     environment = tuple(sorted(item for item in os.environ.items() if item[0].startswith(("AWS_", "FSSPEC_"))))
-    fs = _made(kind, retries.request_timeout_s(), os.getpid(), environment)
+    with _making:
+        fs = _made(kind, retries.request_timeout_s(), os.getpid(), environment)
     return fs, str(fs._strip_protocol(uri))
 
 

@@ -35,6 +35,10 @@ WORDS: dict[Reason, tuple[str, str]] = {
         "it killed its process every time",
         "convert it once; or `mmray retry --reason crashed` on a machine with more memory",
     ),
+    Reason.UNAVAILABLE: (
+        "its storage could not be reached, or failed every time",
+        "run the same command again once the storage is back",
+    ),
     Reason.MISSING_FILE: ("there is no such file", "put it there, or mend its address in the manifest"),
     Reason.ACCESS_DENIED: (
         "reading it is not allowed",
