@@ -1,8 +1,8 @@
 """Enter sound in the middle of media that have no exact index of their own: one pass over the medium makes it.
 
 The pass decodes, without resampling: what a damaged packet, priming or a gap does to the count of samples shows only
-then, and a segment must hold the samples of a plain decode. 45 minutes take 2 to 3 s of one core, as much as a quarter
-of decoding them for a model. A remote medium is read once as a whole.
+then, and a segment must hold the samples of a plain decode. 45 minutes of MP3 or FLAC take 3.5 s of one core, as much
+as three of their ten segments. A remote medium is read once as a whole.
 """
 
 import time
@@ -113,6 +113,8 @@ class _Scan:
 
     def feed(self, packet: Packet) -> None:
         """Decode a packet and count its samples."""
+        if not self.usable:
+            return
         state, entered = self._position.state, self._decoder.entered
         if not self._blocks and state is not None and self._due(state):
             self._enter(state)

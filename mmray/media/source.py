@@ -262,9 +262,8 @@ class Source:
         try:
             with self._listening():
                 self.container.seek(offset, **how)
-        except (av.FFmpegError, OSError) as error:
-            if isinstance(error, av.FFmpegError):
-                reason_of(error)
+        except av.FFmpegError as error:
+            reason_of(error)
             return False
         self._restart()
         return True

@@ -203,9 +203,10 @@ def test_every_track_has_its_own_entries(folder, entered):
     assert entered == [True, True] and not np.array_equal(whole[specs[0], 20], whole[specs[1], 20])
 
 
-def test_pictures_of_a_transport_stream_are_those_of_the_whole(folder, entered):
-    sound = {"sound": tone(20, 48_000), "sound_codec": "mp2", "rate_hz": 48_000}
-    uri = make(folder / "pictures.ts", [grey(i) for i in range(200)], **sound)
+@pytest.mark.parametrize("suffix, codec", [(".ts", "mp2"), (".mkv", "libopus")])
+def test_pictures_beside_sound_that_is_entered_are_those_of_the_whole(folder, entered, suffix, codec):
+    sound = {"sound": tone(20, 48_000), "sound_codec": codec, "rate_hz": 48_000}
+    uri = make(folder / f"pictures{suffix}", [grey(i) for i in range(200)], **sound)
     specs = [FrameSpec(fps=2, side_px=16), AudioSpec()]
     (entry,) = entries_before(build(uri, 19, 600), [14.4])
     whole = [(item.start_s, item.image) for spec, item in decode(uri, specs) if spec is specs[0]]
