@@ -89,6 +89,7 @@ def test_ctrl_c_ends_a_main_thread_that_is_stuck_in_native_code() -> None:
             lock(mutex), lock(mutex)
     """))  # fmt: skip
     ready(process)
+    wait_for(lambda: "futex" in Path(f"/proc/{process.pid}/wchan").read_text())
     process.send_signal(signal.SIGINT)
     code, stderr = ended(process)
     assert code == 130
