@@ -1,6 +1,7 @@
 """Connect to Ray: an embedded one on this machine, or the cluster that RAY_ADDRESS names."""
 
 import contextlib
+import importlib
 import inspect
 import io
 import logging
@@ -165,17 +166,17 @@ def _agents_not_awaited() -> Iterator[None]:
     WaitForDashboardAgentPorts); the agents' imports take longer than that on a busy machine. An embedded Ray needs
     neither the dashboard's agent (-1: there is none) nor, before a worker wants an environment, the other one.
     """
-    from ray import _raylet
     from ray._private import services
 
+    raylet: Any = importlib.import_module("ray._raylet")
     start = services.start_raylet
 
     def start_raylet(*values: Any, **named: Any) -> Any:
         call = inspect.signature(start).bind(*values, **named)
         for name in (
-            _raylet.METRICS_AGENT_PORT_NAME, _raylet.METRICS_EXPORT_PORT_NAME, _raylet.DASHBOARD_AGENT_LISTEN_PORT_NAME,
+            raylet.METRICS_AGENT_PORT_NAME, raylet.METRICS_EXPORT_PORT_NAME, raylet.DASHBOARD_AGENT_LISTEN_PORT_NAME,
         ):  # fmt: skip
-            _raylet.persist_port(call.arguments["session_dir"], call.arguments["node_id"], name, -1)
+            raylet.persist_port(call.arguments["session_dir"], call.arguments["node_id"], name, -1)
         call.arguments["runtime_env_agent_port"] = _free_port()
         return start(*call.args, **call.kwargs)
 
