@@ -43,6 +43,7 @@ def ended(process: subprocess.Popen[str], seconds: float = LIMIT_S) -> tuple[int
     return process.returncode, stderr
 
 
+# While Ray is connected sys.stdout is stderr: programs say "ready" on sys.__stdout__.
 VERB = """
     import argparse, time
     from mmray import cli
@@ -89,6 +90,7 @@ def test_ctrl_c_ends_a_main_thread_that_is_stuck_in_native_code() -> None:
             lock(mutex), lock(mutex)
     """))  # fmt: skip
     ready(process)
+    wait_for(lambda: "futex" in Path(f"/proc/{process.pid}/wchan").read_text())
     process.send_signal(signal.SIGINT)
     code, stderr = ended(process)
     assert code == 130
@@ -145,7 +147,7 @@ def test_ctrl_c_while_ray_starts_leaves_no_process_behind() -> None:
         def watch():
             while not cluster._children():
                 time.sleep(0.05)
-            print("ready", flush=True)
+            print("ready", file=sys.__stdout__, flush=True)
         threading.Thread(target=watch, daemon=True).start()
         with cluster.connected():
             time.sleep(60)
