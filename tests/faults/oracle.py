@@ -15,6 +15,7 @@ import polars as pl
 TOLERANCE = 1e-4
 LEDGER = ["status", "reason", "rows", "frames", "input"]
 WINDOW_KEY = ["sample_id", "segment", "window", "token"]
+PASSING = ("flags/*.parquet", "probes/*.parquet", "attempts/*.json", "lock.json", "**/.tmp-*")
 SHOWN = 3  # details of each kind and table
 Row = tuple[Any, ...]
 Rows = dict[Row, list[Row]]
@@ -74,6 +75,12 @@ def read(store: Path) -> Tables:
         if frame is not None:
             rows[f"features/{folder.parent.name}/{folder.name}"] = _keyed(frame, ["sample_id"])
     return Tables(rows)
+
+
+def leftovers(store: Path) -> list[str]:
+    """List what the successful end of a run should have put away: second ledger files, flags, attempts, a lease."""
+    ledger = sorted(path.name for path in store.glob("ledger/*.parquet"))[:-1]
+    return ledger + [str(path.relative_to(store)) for name in PASSING for path in store.glob(name)]
 
 
 def _frame(folder: Path) -> pl.DataFrame | None:

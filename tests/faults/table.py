@@ -74,7 +74,10 @@ class Tally:
         from mmray.errors import MmrayError
         from mmray.pipelines.verify import verify
 
-        self.differ(oracle.compare(expected, oracle.read(path or run.path)))
+        folder = path or run.path
+        self.differ(oracle.compare(expected, oracle.read(folder)))
+        for leftover in oracle.leftovers(folder):
+            self.expect(False, f"the end of the run left {leftover}")
         try:
             broken = verify(run.store)["broken"]
         except MmrayError as error:
