@@ -58,7 +58,9 @@ def carry_out(config: ExtractConfig, samples: pa.Table, tasks: list[Task], limit
         record.request(store, samples, tasks)
         if busy:
             _announce(tasks)
+            tidy.begin(store, run_id)
             state = _work(store, run_id, config, state, chosen, held)
+        if busy or tidy.is_needed(store):
             state = _tidied(store, run_id, state, held)
         pooled = pool.run(store, held, tasks, state.statuses, state.expected, state.rows)
         account: dict[str, Any] = {
@@ -278,4 +280,5 @@ def _tidied(store: Store, run_id: str, state: State, held: Lease) -> State:
     rows = tidy.windows_and_ledger(store, run_id, state.rows, held)
     held.check()
     attempts.forget_all(store)
+    tidy.end(store, held)
     return replace(state, rows=rows)

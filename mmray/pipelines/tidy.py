@@ -14,7 +14,25 @@ from mmray.tables.store import Store, read_parquet, write_parquet
 
 log = logging.getLogger(__name__)
 
+UNFINISHED = "unfinished.json"  # stands in a store from the first work of a run to the end of its compaction
+
 OWNER = ["sample_id", "segment", "run_id"]
+
+
+def begin(store: Store, run_id: str) -> None:
+    """Mark the store as one that needs a compaction: if this run is killed, the next one makes up for it."""
+    store.write_json({"run_id": run_id}, UNFINISHED)
+
+
+def is_needed(store: Store) -> bool:
+    """Tell whether a run was killed before the end of its compaction."""
+    return storage.exists(store.path(UNFINISHED))
+
+
+def end(store: Store, held: Lease) -> None:
+    """Remove the mark: plain globs are exact."""
+    held.check()
+    storage.delete([store.path(UNFINISHED)])
 
 
 def flags(store: Store, held: Lease, segments: pl.DataFrame) -> None:
