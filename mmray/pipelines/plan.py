@@ -5,6 +5,7 @@ import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from functools import partial
+from math import inf
 from typing import Any, Protocol
 
 import polars as pl
@@ -299,11 +300,25 @@ def probe_all(
     for row, uri in enumerate(uris):
         if uri:
             rows_of.setdefault(uri, []).append(row)
-    media = list(rows_of)
-    crashed = {"problem": f"{Reason.CRASHED}: probing it killed its process twice"}
+    crashed: list[str] = []
+    for uri, probe in _each_probed(ray, list(rows_of), segment_s, timeout_s):
+        if probe is None:
+            crashed.append(uri)
+        else:
+            yield [(row, probe) for row in rows_of[uri]]
+    # The index decodes the sound as a whole; without one, sound that kills its process costs one segment.
+    for uri, probe in _each_probed(ray, crashed, inf, timeout_s):
+        problem = {"problem": f"{Reason.CRASHED}: probing it killed its process twice"}
+        yield [(row, probe or problem) for row in rows_of[uri]]
+
+
+def _each_probed(
+    ray: Any, media: Sequence[str], segment_s: float, timeout_s: float
+) -> Iterator[tuple[str, dict[str, Any] | None]]:
+    """Yield each medium with its probe, None where probing killed its process twice."""
     probe = partial(_probed, segment_s=segment_s, budget_s=timeout_s / 2)
     for done in guarded.map_isolated(ray, probe, media, timeout_s):
-        yield [(row, result or crashed) for number, result in done for row in rows_of[media[number]]]
+        yield from ((media[number], result) for number, result in done)
 
 
 def _probed(uri: str, segment_s: float, budget_s: float) -> dict[str, Any]:
