@@ -423,14 +423,17 @@ def _sentence(error: Exception, verbose: bool) -> str:
     if isinstance(error, OSError):
         return in_words(error)
     sentence = f"this is a bug in mmray, please report it: {in_words(error)}"
-    return sentence if verbose else f"{sentence}; the traceback is in {_traceback_file()}"
+    return sentence if verbose else f"{sentence}; {_kept_traceback()}"
 
 
-def _traceback_file() -> str:
-    """Write the traceback of the exception at hand to a file; returns its path."""
-    with tempfile.NamedTemporaryFile("w", prefix="mmray-error-", suffix=".txt", delete=False) as file:
-        file.write(traceback.format_exc())
-    return file.name
+def _kept_traceback() -> str:
+    """Write the traceback of the exception at hand to a file; returns where it is."""
+    try:
+        with tempfile.NamedTemporaryFile("w", prefix="mmray-error-", suffix=".txt", delete=False) as file:
+            file.write(traceback.format_exc())
+    except OSError:  # the disk that is full may be this one
+        return "--verbose shows the traceback"
+    return f"the traceback is in {file.name}"
 
 
 def run() -> None:

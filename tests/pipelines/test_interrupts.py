@@ -167,7 +167,8 @@ CONNECTED = """
         work = ray.remote(lambda: time.sleep(600)).remote()
         for pid in cluster._children():
             if "gcs_server" in open(f"/proc/{pid}/cmdline").read():
-                print("ready", pid, sep="\n", file=sys.__stdout__, flush=True)
+                print("ready", file=sys.__stdout__, flush=True)
+                print(pid, file=sys.__stdout__, flush=True)
         ray.get(work)
 """
 
