@@ -61,6 +61,10 @@ ADVICE = {
     "gs": "set GOOGLE_APPLICATION_CREDENTIALS, or run `gcloud auth application-default login`",
 }
 
+# Of a server that outlasted the limit and has not answered since: a thousand files on it must not each wait so long.
+GIVEN_UP_LIMIT_S = 5.0
+
+_given_up: set[str] = set()
 _default_limit_s = 60.0
 _noticed_s = -NOTICE_EVERY_S
 _limit_s: ContextVar[float | None] = ContextVar("retry_limit_s", default=None)
@@ -114,7 +118,10 @@ class Attempts:
 
     def __init__(self, uri: str, limit_s: float | None = None) -> None:
         self._uri = uri
+        self._server = "/".join(uri.split("/")[:3])
         self._limit_s = retry_limit_s() if limit_s is None else max(0.0, limit_s)
+        if self._server in _given_up:
+            self._limit_s = min(self._limit_s, GIVEN_UP_LIMIT_S)
         self._first_failure_s: float | None = None
         self._backoff_s = FIRST_WAIT_S
 
@@ -136,11 +143,17 @@ class Attempts:
         if fault.passing and self._first_failure_s is None:
             self._first_failure_s = time.monotonic()
         if not fault.passing or not self.left_s or (fault.retry_after_s or 0.0) > self.left_s:
+            if fault.passing:
+                _given_up.add(self._server)
             raise fault.error(self._uri) from error
         wait_s = self._backoff_s * random.uniform(0.5, 1.0)  # noqa: S311 — spreads clients, hides nothing
         self._backoff_s = min(LONGEST_WAIT_S, 2 * self._backoff_s)
         self._notice(fault)
         return min(self.left_s, max(wait_s, fault.retry_after_s or 0.0))
+
+    def succeeded(self) -> None:
+        """Record that the server answers: its next fault has the whole limit again."""
+        _given_up.discard(self._server)
 
     def _notice(self, fault: "Fault") -> None:
         global _noticed_s
@@ -154,9 +167,12 @@ def retried(uri: str, function: Callable[[Attempts], Result], limit_s: float | N
     attempts = Attempts(uri, limit_s)
     while True:
         try:
-            return function(attempts)
+            result = function(attempts)
         except Exception as error:  # noqa: BLE001 — of any library; `wait_s` raises again what does not pass
             wait_s = attempts.wait_s(error)
+        else:
+            attempts.succeeded()
+            return result
         time.sleep(wait_s)
 
 

@@ -33,6 +33,7 @@ LONG_S = 30.0  # longer than any retry of these tests needs, on a busy machine t
 def limit() -> Iterator[None]:
     before_s = retries.retry_limit_s()
     storage.set_retry_limit_s(LONG_S)
+    retries._given_up.clear()
     yield
     storage.set_retry_limit_s(before_s)
 
@@ -542,6 +543,18 @@ def test_retry_after_is_honoured_within_the_limit() -> None:
         Attempts("s3://a/b").wait_s(client_error(429, retry_after="11"))
     with pytest.raises(UnavailableError):
         Attempts("s3://a/b").wait_s(client_error(503, retry_after="Fri, 31 Dec 2999 23:59:59 GMT"))
+
+
+def test_a_server_that_was_given_up_costs_each_further_file_little_until_it_answers() -> None:
+    def refused(_: Attempts) -> None:
+        raise ConnectionRefusedError("nothing listens there")
+
+    with pytest.raises(UnavailableError):
+        retries.retried("http://given.up/a", refused, limit_s=0.0)
+    assert Attempts("http://given.up/b").left_s == retries.GIVEN_UP_LIMIT_S
+    assert Attempts("http://another.one/b").left_s == LONG_S
+    retries.retried("http://given.up/b", lambda _: None)
+    assert Attempts("http://given.up/c").left_s == LONG_S
 
 
 def test_waits_grow_until_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:

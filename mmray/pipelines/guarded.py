@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from mmray.errors import MmrayError
+from mmray.pipelines import watchdog
 
 Item = TypeVar("Item")
 Made = TypeVar("Made")
@@ -86,6 +87,7 @@ def _batch(work: Callable[[Item], Made], inputs: Sequence[Item], timeout_s: floa
 
     After half of the time limit the rest is left to another task: slow storage must not look like a file that hangs.
     """
+    watchdog.guard(timeout_s)
     results: list[Made] = []
     began = time.monotonic()
     for item in inputs:

@@ -22,7 +22,7 @@ from mmray.fusion import cells, dataset, labels, leaderboard, sides, splits
 from mmray.fusion.cells import Cell
 from mmray.fusion.config import StudyConfig
 from mmray.fusion.sides import Material
-from mmray.pipelines import cluster
+from mmray.pipelines import cluster, watchdog
 from mmray.pipelines.console import Progress
 from mmray.report import study as report
 from mmray.tables import lease
@@ -158,7 +158,8 @@ def _short(record: Record) -> Record:
 
 
 def _cell(cell: Cell, config: StudyConfig, material: Material) -> Record:
-    """Be one task: a worker that is at it for longer than the time limit ends, even when native code holds the GIL."""
+    """Ray task: evaluate one cell; the watchdogs end a worker that takes longer than the time limit, or is stopped."""
+    watchdog.guard(config.timeout_s)
     faulthandler.dump_traceback_later(config.timeout_s, exit=True)
     try:
         return {"status": "done", **cells.evaluate(cell, config, material)}

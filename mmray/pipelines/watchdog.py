@@ -6,6 +6,8 @@ The outer watchdog sees both: it reads heartbeats from a pipe, and writes last w
 """
 
 import contextlib
+import functools
+import os
 import subprocess
 import sys
 import threading
@@ -16,6 +18,12 @@ from mmray.pipelines import watchdog_process
 STOPPED, NEIGHBOUR = watchdog_process.STOPPED, watchdog_process.NEIGHBOUR
 HEARTBEAT_S = 1.0
 GRACE_S = 30.0  # the inner watchdog ends a hanging worker first, with a traceback
+
+
+@functools.cache
+def guard(timeout_s: float) -> "Watchdog":
+    """Guard this process, once, where nobody asks for its last words."""
+    return Watchdog(timeout_s, Path(os.devnull))
 
 
 class Watchdog:

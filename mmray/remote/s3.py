@@ -27,12 +27,15 @@ class S3(S3FileSystem):  # type: ignore[misc]
         conditional = method != "get_object" and not {"IfMatch", "IfNoneMatch"}.isdisjoint(arguments)
         while True:
             try:
-                return await self._once(method, *more, **arguments)
+                response = await self._once(method, *more, **arguments)
             except Exception as error:
                 translated = translate_boto_error(error)
                 if conditional or not described(translated).passing:
                     raise translated from error
                 wait_s = attempts.wait_s(translated)
+            else:
+                attempts.succeeded()
+                return response
             await asyncio.sleep(wait_s)
 
     call_s3 = sync_wrapper(_call_s3)

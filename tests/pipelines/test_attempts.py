@@ -115,3 +115,13 @@ def test_endless_interruptions_end_the_run_with_advice(store: Store) -> None:
     seen = CrashHistory(0, attempts.MAX_INTERRUPTIONS, False, "")
     with pytest.raises(MmrayError, match=r"a\.mp4 was interrupted 20 times"):
         attempts.check_interruptions(seen, "a.mp4")
+
+
+def test_a_stopped_task_of_probing_is_killed_from_outside() -> None:
+    code = "import time; from mmray.pipelines import watchdog; watchdog.GRACE_S = 0.5; watchdog.guard(1.0); "
+    code += "print('guarded', flush=True); time.sleep(60)"
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as task:
+        assert task.stdout is not None
+        task.stdout.readline()
+        task.send_signal(signal.SIGSTOP)
+        assert task.wait(60) == -signal.SIGKILL
