@@ -252,7 +252,9 @@ def one_line(error: BaseException) -> str:
 def _chain(error: BaseException) -> Iterator[BaseException]:
     """Return an error and its causes; not its context, which may be an error that the caller was handling."""
     link: BaseException | None = error
-    while link is not None:
+    for _ in range(20):  # a chain may be a ring
+        if link is None:
+            return
         yield link
         link = link.__cause__
 

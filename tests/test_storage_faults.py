@@ -97,6 +97,17 @@ def test_a_fault_that_passes_changes_nothing(fault: Fault, bucket: str, s3_proxy
     assert s3_proxy.count(fault=fault.kind) >= len(steps)
 
 
+@pytest.mark.parametrize("kind", [Kind.LOST_RESPONSE, Kind.RESET, Kind.ERROR])
+def test_who_creates_a_file_knows_it_whatever_becomes_of_the_response(
+    kind: Kind, bucket: str, s3_proxy: FaultProxy
+) -> None:
+    s3_proxy.inject(Fault(kind, methods=("PUT",), count=2))
+    assert storage.create_new(f"{bucket}/lock", b"mine")
+    assert not storage.create_new(f"{bucket}/lock", b"another's")
+    assert storage.read_bytes(f"{bucket}/lock") == b"mine"
+    assert s3_proxy.count(fault=kind) > 0
+
+
 def test_a_fifth_of_all_requests_may_fail(bucket: str, s3_proxy: FaultProxy) -> None:
     for kind in (Kind.ERROR, Kind.RESET, Kind.CUT_BODY, Kind.LOST_RESPONSE):
         s3_proxy.inject(Fault(kind, share=0.06))  # 22 % together

@@ -31,6 +31,8 @@ class S3(S3FileSystem):  # type: ignore[misc]
             except Exception as error:
                 translated = translate_boto_error(error)
                 if conditional or not described(translated).passing:
+                    if translated is error:
+                        raise
                     raise translated from error
                 wait_s = attempts.wait_s(translated)
             else:
