@@ -21,11 +21,11 @@ def run(config: ExtractConfig, file: str = "configuration") -> dict[str, Any]:
     samples = manifest.read(config.manifest)
     tasks = build_tasks(config.extractors, file, samples.column_names)
     store = open_store(storage.absolute(config.store), create=True)
-    with lease.hold(store, provenance.new_run_id()):
+    with lease.hold(store, provenance.new_run_id()) as held:
         _, state = look(store, samples, tasks)
         if not plan.unplanned(state.media, state.segments).is_empty():
             with cluster.connected() as ray:
-                state = probed(ray, store, config, state, state.media)
+                state = probed(ray, store, config, state, state.media, held)
     problems = state.segments.filter(pl.col("problem").is_not_null()).select("sample_id", "problem").unique()
     reasons = problems["problem"].str.split(":").list.first().value_counts().sort("problem")
     return {

@@ -12,6 +12,7 @@ from mmray.pipelines import plan
 from mmray.pipelines.console import Progress
 from mmray.pipelines.job import Task
 from mmray.tables import ledger
+from mmray.tables.lease import Lease
 from mmray.tables.store import Store
 
 
@@ -57,7 +58,7 @@ def look(store: Store, samples: pa.Table, tasks: Sequence[Task]) -> tuple[pa.Tab
     return samples, State(list(tasks), samples.num_rows, media, plan.read_segments(store), ledger.read(store))
 
 
-def probed(ray: Any, store: Store, config: ExtractConfig, state: State, chosen: pl.DataFrame) -> State:
+def probed(ray: Any, store: Store, config: ExtractConfig, state: State, chosen: pl.DataFrame, held: Lease) -> State:
     """Probe and cut the chosen media that are new or changed; write the segment table."""
     new = plan.unplanned(chosen, state.segments)
     if new.is_empty():
@@ -65,6 +66,7 @@ def probed(ray: Any, store: Store, config: ExtractConfig, state: State, chosen: 
     with Progress("probe", new.height) as progress:
         probes = plan.probe_all(ray, new["uri"].to_list(), config.timeout_s, progress.advance)
     segments = plan.merged(state.segments, plan.cut(new, probes, config.segment_s))
+    held.check()
     store.write(segments.to_arrow(), "segments.parquet")
     return replace(state, segments=segments)
 
