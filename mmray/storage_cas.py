@@ -158,7 +158,12 @@ def _swap_locally(path: Path, expected_tag: str | None, data: bytes) -> str | No
     with _guard(path):
         if _tag(str(path)) != expected_tag:
             return None
-        storage.put(str(path), data)
+        new = path.with_name(f".{path.name}.new")  # one name: the guard lets in one writer, who replaces a dead one's
+        with new.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        new.replace(path)
     return _digest(data)
 
 

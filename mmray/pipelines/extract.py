@@ -55,6 +55,7 @@ def carry_out(config: ExtractConfig, samples: pa.Table, tasks: list[Task], limit
         changed_samples = state.changed
         todo = replace(state, media=chosen)
         busy = not plan.unplanned(chosen, state.segments).is_empty() or not todo.pending.is_empty()
+        held.check()
         record.request(store, samples, tasks)
         if busy:
             _announce(tasks)
@@ -75,6 +76,7 @@ def carry_out(config: ExtractConfig, samples: pa.Table, tasks: list[Task], limit
         }
         account["adds_up"] = ledger.adds_up(account["accounts"], account["samples"])
         if busy:
+            held.check()
             store.write_json(
                 account | {"config": json.loads(config.model_dump_json()), "limit": limit}, "runs", f"{run_id}.json"
             )
@@ -94,7 +96,7 @@ def _work(store: Store, run_id: str, config: ExtractConfig, state: State, chosen
         groups = _groups(config, state.tasks)
         later = {task.id for group in groups[1:] for task in group} & _to_do(replace(state, media=chosen))
         _check_models(ray, config, [task for task in state.tasks if task.id in later])
-        state = probed(ray, store, held, config, state, chosen)
+        state = probed(ray, store, config, state, chosen, held)
         for number, members in enumerate(groups):
             pending = replace(state, media=chosen).pending.filter(pl.col("extractor").is_in([t.id for t in members]))
             origins = {task.source: task.origin for task in members if task.origin is not None}

@@ -25,7 +25,7 @@ def run(config: ExtractConfig, file: str = "configuration") -> dict[str, Any]:
         _, state = look(store, samples, tasks)
         if not plan.unplanned(state.media, state.segments).is_empty():
             with cluster.connected() as ray:
-                state = probed(ray, store, held, config, state, state.media)
+                state = probed(ray, store, config, state, state.media, held)
     problems = state.segments.filter(pl.col("problem").is_not_null()).select("sample_id", "problem").unique()
     reasons = problems["problem"].str.split(":").list.first().value_counts().sort("problem")
     return {

@@ -72,7 +72,7 @@ def look(store: Store, samples: pa.Table, tasks: Sequence[Task]) -> tuple[pa.Tab
     return samples, State(list(tasks), samples.num_rows, media, segments, ledger.read(store))
 
 
-def probed(ray: Any, store: Store, held: Lease, config: ExtractConfig, state: State, chosen: pl.DataFrame) -> State:
+def probed(ray: Any, store: Store, config: ExtractConfig, state: State, chosen: pl.DataFrame, held: Lease) -> State:
     """Probe and cut the chosen media that are new or changed; write the segment table.
 
     What is probed is written every few seconds, so that an interrupted run does not probe it again.

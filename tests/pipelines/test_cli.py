@@ -10,7 +10,7 @@ import yaml
 
 from mmray import cli
 from mmray.pipelines import extract as extraction
-from mmray.tables import ledger
+from mmray.tables import lease, ledger
 from mmray.tables.store import open_store
 
 
@@ -119,13 +119,14 @@ def test_a_long_run_leaves_few_ledger_files(tmp_path: Path, monkeypatch: pytest.
 
     monkeypatch.setattr(extraction, "MERGE_FILES", 5)
     store = open_store(str(tmp_path), create=True)
-    commit = extraction.Commit(store, "run")
     import pyarrow as pa
 
     from mmray.pipelines.worker import RESULT
 
-    for number in range(23):
-        commit.add(pa.Table.from_pylist([row(f"s{number}")], RESULT))
-        commit.now()
+    with lease.hold(store, "run") as held:
+        commit = extraction.Commit(store, "run", held)
+        for number in range(23):
+            commit.add(pa.Table.from_pylist([row(f"s{number}")], RESULT))
+            commit.now()
     assert len(ledger.parts(store)) <= 8
     assert ledger.read(store).height == 23

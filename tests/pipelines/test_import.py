@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 import mmray
-from mmray import cli, storage
+from mmray import cli, provenance, storage
 from mmray.errors import ConfigError, MmrayError
 from mmray.pipelines import adopt, search, status, verify
 from mmray.pipelines.search import Question
@@ -96,6 +96,16 @@ def test_a_second_import_adds(tmp_path: Path) -> None:
     assert verify.verify(store)["ok"]
     (path,) = (tmp_path / "store" / "provenance").glob("*.json")
     assert [Path(one["uri"]).name for one in json.loads(path.read_text())["files"]] == ["a.npz", "b.npz"]
+
+
+def test_the_last_run_is_the_last_to_commit_also_where_the_clock_was_set_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = str(tmp_path / "store")
+    for first, run_id in ((0, "20261231T100000000-aaaa"), (10, "20261231T090000000-bbbb")):
+        monkeypatch.setattr(provenance, "new_run_id", lambda run_id=run_id: run_id)
+        adopt.run([given(tmp_path, first, first + 10)], store, "tool", {"split": "train"})
+    assert status.status(store)["run_id"] == "20261231T090000000-bbbb"
 
 
 @pytest.mark.parametrize(
