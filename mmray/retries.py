@@ -91,13 +91,13 @@ def set_retry_limit_s(seconds: float) -> None:
 
 def retry_limit_s() -> float:
     """Return how long a passing fault is retried here."""
-    own = _limit_s.get()
-    return _default_limit_s if own is None else own
+    limit_s = _limit_s.get()
+    return _default_limit_s if limit_s is None else limit_s
 
 
 def request_timeout_s() -> float:
     """Return how long a server may stay silent: less than the limit, so that there is a second attempt."""
-    return min(20.0, max(1.0, _default_limit_s / 2))
+    return min(20.0, max(5.0, _default_limit_s / 2))  # 5 s: busy servers are not silent ones
 
 
 @contextmanager
@@ -188,7 +188,7 @@ class Fault:
     known: OSError | None = None  # an error that says all itself
 
     def error(self, uri: str) -> OSError:
-        """Return the error to raise about a file."""
+        """Return the error to raise metadata a file."""
         if self.known is not None:
             return self.known
         error = self.kind(f"{uri}: {self.cause}{_advice(uri) if self.kind is PermissionError else ''}")
@@ -272,11 +272,11 @@ def _response(chain: list[BaseException]) -> _Response | None:
     for link in chain:
         response = getattr(link, "response", None)
         if isinstance(response, dict) and "HTTPStatusCode" in response.get("ResponseMetadata", {}):
-            about: dict[str, Any] = response["ResponseMetadata"]
-            status = int(about["HTTPStatusCode"])
+            metadata: dict[str, Any] = response["ResponseMetadata"]
+            status = int(metadata["HTTPStatusCode"])
             code, message = (str(response.get("Error", {}).get(key) or "") for key in ("Code", "Message"))
             words = ": ".join(part for part in (code, message) if part and part != str(status))
-            return _Response(status, code, f"{status} {words}".strip(), about.get("HTTPHeaders", {}))
+            return _Response(status, code, f"{status} {words}".strip(), metadata.get("HTTPHeaders", {}))
         if isinstance(link, _types({"aiohttp": ("ClientResponseError",)})):
             headers = {str(name).lower(): str(value) for name, value in (getattr(link, "headers", None) or {}).items()}
             status = int(getattr(link, "status", 0))

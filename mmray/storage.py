@@ -231,8 +231,8 @@ def delete(uris: Iterable[str]) -> None:
             remote["/".join(uri.split("/")[:3])].append(uri)
         else:
             local_path(uri).unlink(missing_ok=True)
-    for root, own in remote.items():
-        _delete(root, own)
+    for root, paths in remote.items():
+        _delete(root, paths)
 
 
 @_boundary
@@ -324,20 +324,20 @@ def entries(uris: Iterable[str]) -> dict[str, Entry | Absent]:
     Local files cost a ``stat`` each. Remote ones are looked up by listing the folders they stand in, so that ten
     million objects cost ten thousand requests; where a file system cannot list (HTTP), one request each.
     """
-    found: dict[str, Entry | Absent] = {}
+    looks: dict[str, Entry | Absent] = {}
     folders: dict[str, list[str]] = defaultdict(list)
     names = list(dict.fromkeys(uris))
     for uri in names:
         if not is_remote(uri):
-            found[uri] = _local_look(uri)
+            looks[uri] = _local_look(uri)
         else:
             folders[uri if _web(uri) else parent(uri)].append(uri)
     silent: dict[str, UnavailableError] = {}
     if folders:
         with ThreadPool(LOOKING_THREADS) as pool:  # its threads do not hold up Ctrl-C, as those of an executor do
             for result in pool.imap_unordered(lambda folder: _look(folder, folders[folder], silent), folders):
-                found.update(result)
-    return {uri: found[uri] for uri in names}
+                looks.update(result)
+    return {uri: looks[uri] for uri in names}
 
 
 def _web(uri: str) -> bool:
@@ -367,13 +367,13 @@ def _look(folder: str, uris: list[str], silent: dict[str, UnavailableError]) -> 
         return dict.fromkeys(uris, Absent(str(known)))
     try:
         with retries.limited_to(0 if known else retries.retry_limit_s()):
-            found = _looked_up(folder, uris)
+            looks = _looked_up(folder, uris)
     except OSError as error:
         if isinstance(error, UnavailableError):
             silent[server] = error
         return dict.fromkeys(uris, Absent(str(error)))
     silent.pop(server, None)
-    return found
+    return looks
 
 
 def _looked_up(folder: str, uris: list[str]) -> Mapping[str, Entry | Absent]:

@@ -22,22 +22,22 @@ class Http(HTTPFileSystem):  # type: ignore[misc]
         session = await self.set_session()
         headers = PLAIN | {"Range": f"bytes={start}-{end - 1}"}
         async with session.get(self.encode_url(url), headers=headers) as response:
-            given, _, size_text = response.headers.get("Content-Range", "").partition("/")
+            span, _, size_text = response.headers.get("Content-Range", "").partition("/")
             if response.status == NO_SUCH_RANGE and start == 0 and size_text == "0":
                 return Part(b"", 0, None)
             response.raise_for_status()
             encoded = response.headers.get("Content-Encoding", "identity") != "identity"
-            own_part = response.status == PARTIAL and given.startswith(f"bytes {start}-")
-            if not own_part or encoded or not size_text.isdigit():
+            partial = response.status == PARTIAL and span.startswith(f"bytes {start}-")
+            if not partial or encoded or not size_text.isdigit():
                 return Part(b"", None, None)
-            own = response.headers.get("ETag") or response.headers.get("Last-Modified")
-            if tag is not None and own != tag:
+            new_tag = response.headers.get("ETag") or response.headers.get("Last-Modified")
+            if tag is not None and new_tag != tag:
                 raise UnavailableError(f"{url}: has changed while it was read")
             data = await response.read()
         length = min(end, int(size_text)) - start
         if len(data) != length:
             raise ShortReadError(f"{len(data)} bytes of {length}")
-        return Part(data, int(size_text), own)
+        return Part(data, int(size_text), new_tag)
 
     async def _spool(self, url: str, target: BinaryIO) -> None:
         """Write the whole of a file to ``target``."""

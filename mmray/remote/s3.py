@@ -53,7 +53,7 @@ class S3(S3FileSystem):  # type: ignore[misc]
         bucket, key, _ = self.split_path(path)
         condition = {"IfMatch": tag} if tag else {}
         try:
-            found = await self._once(
+            response = await self._once(
                 "get_object", Bucket=bucket, Key=key, Range=f"bytes={start}-{end - 1}", **condition
             )
         except ClientError as error:
@@ -64,22 +64,22 @@ class S3(S3FileSystem):  # type: ignore[misc]
                 raise UnavailableError(f"s3://{path}: has changed while it was read") from error
             raise translate_boto_error(error) from error
         try:
-            data = await found["Body"].read()
+            data = await response["Body"].read()
         finally:
-            found["Body"].close()
-        size = int(found.get("ContentRange", "").rpartition("/")[2] or len(data))  # old servers send all of it
+            response["Body"].close()
+        size = int(response.get("ContentRange", "").rpartition("/")[2] or len(data))  # old servers send all of it
         if len(data) != min(end, size) - start:
             raise ShortReadError(f"{len(data)} bytes of {min(end, size) - start}")
-        return Part(data, size, found.get("ETag"))
+        return Part(data, size, response.get("ETag"))
 
     async def _delete_keys(self, paths: Sequence[str]) -> None:
         """Delete objects, up to 1000 by a request; one that is not there is no error."""
         for first in range(0, len(paths), KEYS):
             split = [self.split_path(path) for path in paths[first : first + KEYS]]
             for bucket in dict.fromkeys(bucket for bucket, _, _ in split):
-                keys = [{"Key": key} for own, key, _ in split if own == bucket]
-                found = await self._call_s3("delete_objects", Bucket=bucket, Delete={"Objects": keys, "Quiet": True})
-                for problem in found.get("Errors", []):
+                keys = [{"Key": key} for key_bucket, key, _ in split if key_bucket == bucket]
+                response = await self._call_s3("delete_objects", Bucket=bucket, Delete={"Objects": keys, "Quiet": True})
+                for problem in response.get("Errors", []):
                     denied = problem.get("Code") == "AccessDenied"
                     words = f"s3://{bucket}/{problem.get('Key')}: {problem.get('Code')}: {problem.get('Message')}"
                     raise PermissionError(words) if denied else ConnectionError(words)

@@ -50,8 +50,8 @@ def _made(kind: str, timeout_s: float, process: int, environment: tuple[tuple[st
     if kind == "s3":
         from mmray.remote.s3 import S3
 
-        own = {"connect_timeout": timeout_s / 2, "read_timeout": timeout_s, "max_pool_connections": CONNECTIONS}
-        return S3(config_kwargs={"retries": {"total_max_attempts": 1}, **own}, **options)
+        client = {"connect_timeout": timeout_s / 2, "read_timeout": timeout_s, "max_pool_connections": CONNECTIONS}
+        return S3(config_kwargs={"retries": {"total_max_attempts": 1}, **client}, **options)
     import aiohttp
 
     from mmray.remote.http import Http
@@ -74,10 +74,10 @@ def part_reader(fs: Any, path: str) -> ReadPart:
 
     def read_any(start: int, end: int, tag: str | None, timeout_s: float) -> Part:
         del tag, timeout_s
-        about = known or fs.info(path)
-        known.update(about)
-        if about["type"] == "directory":
+        info = known or fs.info(path)
+        known.update(info)
+        if info["type"] == "directory":
             raise IsADirectoryError(f"{path}: is a folder")
-        return Part(fs.cat_file(path, start=start, end=min(end, int(about["size"]))), int(about["size"]), None)
+        return Part(fs.cat_file(path, start=start, end=min(end, int(info["size"]))), int(info["size"]), None)
 
     return read_any

@@ -170,11 +170,11 @@ class FaultProxy:
         """Return the fault that meets a request, and keep a record of both."""
         path = _scope(target)
         with self._lock:
-            found = next((active for active in self._active if self._meets(active, method, path, target)), None)
-            if found is not None:
-                found.met += 1
-            self.requests.append(Request(method, target, found and found.fault.kind))
-        return found and found.fault
+            active_fault = next((active for active in self._active if self._meets(active, method, path, target)), None)
+            if active_fault is not None:
+                active_fault.met += 1
+            self.requests.append(Request(method, target, active_fault and active_fault.fault.kind))
+        return active_fault and active_fault.fault
 
     def _meets(self, active: _Active, method: str, path: str, target: str) -> bool:
         fault = active.fault
