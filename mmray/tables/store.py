@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mmray import storage
-from mmray.errors import ConfigError, MmrayError
+from mmray.errors import ConfigError, MmrayError, in_words
 
 SCHEMA_VERSION = 1
 OUTS = {
@@ -123,7 +123,7 @@ def open_store(uri: str, create: bool = False) -> Store:
     try:
         about = store.read_json("store.json")
     except OSError as error:
-        raise ConfigError(f"{uri}: the store cannot be opened: {error}") from None
+        raise _error(error)(f"{uri}: the store cannot be opened: {in_words(error)}") from None
     if about is None:
         if not create:
             raise ConfigError(f"{uri}: is not a store (it has no store.json); `mmray extract` makes one")
@@ -131,7 +131,7 @@ def open_store(uri: str, create: bool = False) -> Store:
         try:
             store.write_json(about, "store.json")
         except OSError as error:
-            raise ConfigError(f"{uri}: the store cannot be made: {error}") from None
+            raise _error(error)(f"{uri}: the store cannot be made: {in_words(error)}") from None
     version = about.get("schema_version")
     if not isinstance(version, int) or version < 1:
         raise DamagedError(store.path("store.json"), f"its schema_version is {version!r}, not a whole number")
@@ -139,6 +139,12 @@ def open_store(uri: str, create: bool = False) -> Store:
         known = f"schema {version}, this one knows {SCHEMA_VERSION}"
         raise MmrayError(f"{uri}: was written by a newer mmray ({known}); update mmray to read it")
     return store
+
+
+def _error(error: OSError) -> type[MmrayError]:
+    """Return MmrayError for what may pass (a server that is away, a full disk), ConfigError for what will not."""
+    passes = isinstance(error, storage.UnavailableError) or error.errno in storage.DISK_FULL
+    return MmrayError if passes else ConfigError
 
 
 def open_out(uri: str, own: str, config: str) -> Store:
