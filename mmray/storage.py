@@ -192,37 +192,6 @@ def create(uri: str) -> Iterator[BinaryIO]:
         temporary.unlink(missing_ok=True)
 
 
-def create_new(uri: str, data: bytes) -> bool:
-    """Write a file unless there is one (O_EXCL; If-None-Match on object stores); tell whether it was written.
-
-    Of a remote file with this very content it is assumed that an earlier attempt wrote it, whose response was lost:
-    ``data`` should name its writer.
-    """
-    if is_remote(uri):
-        return _create_remote(uri, data)
-    target = local_path(uri)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with target.open("xb") as file:
-            file.write(data)
-    except FileExistsError:
-        return False
-    return True
-
-
-@_boundary
-def _create_remote(uri: str, data: bytes) -> bool:
-    fs, path = _remote(uri)
-    if not exists(uri):  # for the stores that ignore If-None-Match
-        try:
-            fs.pipe_file(path, data, mode="create")
-        except FileExistsError:
-            pass
-        else:
-            return True
-    return bool(fs.cat_file(path) == data)
-
-
 def delete(uris: Iterable[str]) -> None:
     """Delete files; one that is gone already is no error."""
     remote: dict[str, list[str]] = defaultdict(list)

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from mmray import storage
+from mmray.storage_cas import compare_and_swap
 
 NAMES = ["plain.bin", "with space.bin", "quote'\".bin", "naïve-日本語-🎬.bin", "100%d.bin", "a#b?c.bin", "-dash.bin"]
 
@@ -45,8 +46,8 @@ def test_a_tag_changes_with_the_content(root: str) -> None:
 
 def test_only_one_of_two_creates_a_file(root: str) -> None:
     uri = storage.join(root, "lock")
-    assert storage.create_new(uri, b"first")
-    assert not storage.create_new(uri, b"second")
+    assert compare_and_swap(uri, None, b"first") is not None
+    assert compare_and_swap(uri, None, b"second") is None
     assert storage.read_bytes(uri) == b"first"
 
 

@@ -22,6 +22,7 @@ import pytest
 from mmray import retries, storage
 from mmray.errors import Reason
 from mmray.retries import Attempts, UnavailableError, described
+from mmray.storage_cas import compare_and_swap
 from tests.faults.proxy import Fault, FaultProxy, Kind
 from tests.faults.web import web
 
@@ -76,8 +77,8 @@ def test_a_fault_that_passes_changes_nothing(fault: Fault, bucket: str, s3_proxy
 
     steps: list[tuple[Callable[[], Any], Any]] = [
         (lambda: storage.put(uri, data), None),
-        (lambda: storage.create_new(other, b"own"), True),
-        (lambda: storage.create_new(other, b"another's"), False),
+        (lambda: compare_and_swap(other, None, b"own") is not None, True),
+        (lambda: compare_and_swap(other, None, b"another's") is not None, False),
         (opened, data),
         (lambda: storage.read_bytes(other), b"own"),
         (lambda: storage.exists(uri), True),
@@ -102,8 +103,8 @@ def test_who_creates_a_file_knows_it_whatever_becomes_of_the_response(
     kind: Kind, bucket: str, s3_proxy: FaultProxy
 ) -> None:
     s3_proxy.inject(Fault(kind, methods=("PUT",), count=2))
-    assert storage.create_new(f"{bucket}/lock", b"mine")
-    assert not storage.create_new(f"{bucket}/lock", b"another's")
+    assert compare_and_swap(f"{bucket}/lock", None, b"mine") is not None
+    assert compare_and_swap(f"{bucket}/lock", None, b"another's") is None
     assert storage.read_bytes(f"{bucket}/lock") == b"mine"
     assert s3_proxy.count(fault=kind) > 0
 
