@@ -24,6 +24,7 @@ Problem = dict[str, str]
 MENDS = {
     "ledger": "the next extract does just its rows again",
     "flags": "the flags in it (silent, black, frozen) are lost",
+    "probes": "the next extract probes its media again",
     "provenance": "the next extract or import writes it again",
     "runs": "the account of that run is lost, no results",
     "segments.parquet": "the next extract probes its media again",
@@ -103,6 +104,7 @@ def _damaged(store: Store) -> Iterator[tuple[DamagedError, str]]:
     readers: dict[str, Callable[[str], Any]] = {
         "ledger": ledger.read_file,
         "flags": read_parquet,
+        "probes": read_parquet,
         "provenance": lambda uri: provenance_of(store, uri.rpartition("/")[2]),
         "runs": lambda uri: store.read_json("runs", uri.rpartition("/")[2]),
         "segments.parquet": read_parquet,
