@@ -1,19 +1,16 @@
 """Disks that are full, read-only, not permitted or gone."""
 
-import os
 import shutil
 import subprocess
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.faults.harness import Bench, Run, wait_for
+from tests.faults.harness import Bench, wait_for
 from tests.faults.interrupts import finished
 from tests.faults.sources import UNSEEN, with_own_media
 from tests.faults.table import Tally, fault, repeated
 
-NOBODY = 65534
 DISK_BYTES = 8 * 2**20
 LEFT_KB = (40, 160, 320)  # of the disk: it is full at the first commits, or later
 DENIED = ("clip-03.webm", "clip-09.avi", "medium.mp4")
@@ -78,64 +75,40 @@ def read_only(bench: Bench, tally: Tally) -> None:
         finished(bench, tally, run)
 
 
-@contextmanager
-def as_nobody(bench: Bench, tally: Tally) -> Iterator[Run | None]:
-    """Give a run, with its own Ray, to another user; None where this one cannot become another."""
-    if os.geteuid() != 0:
-        tally.skipped = "skipped: only root becomes another user"
-        yield None
-        return
-    for folder in (bench.folder, bench.media):
-        folder.chmod(0o755)
-    temporary = tempfile.mkdtemp(prefix="mmf-", dir="/tmp")  # short: Ray's sockets stand in it
-    with bench.run(tally.fault, embedded=True) as run:
-        run.environment = run.environment | {"HOME": temporary, "RAY_TMPDIR": temporary, "TMPDIR": temporary}
-        run.path.mkdir()
-        run.path.parent.parent.chmod(0o755)
-        for path in (Path(temporary), run.folder, run.path, run.control.folder):
-            os.chown(path, NOBODY, NOBODY)
-        try:
-            yield run
-        finally:
-            run.close()
-            shutil.rmtree(temporary, ignore_errors=True)
-
-
 @fault("sources without permission")
 def denied(bench: Bench, tally: Tally) -> None:
-    with as_nobody(bench, tally) as run:
-        if run is None:
-            return
+    with bench.run(tally.fault, embedded=True) as run:
         media = with_own_media(bench, run)
         for sample in DENIED[:1]:
             (media / sample).chmod(0)
         with repeated(tally):
-            tally.ends(run.start(user=NOBODY), 0)
+            tally.ends(run.start(obeying=True), 0)
         with repeated(tally):
             for sample in DENIED:
                 (media / sample).chmod(0)
-            tally.ends(run.start(user=NOBODY), 0, UNSEEN)
+            tally.ends(run.start(obeying=True), 0, UNSEEN)
         for sample in DENIED:
             (media / sample).chmod(0o644)
-        tally.ends(run.start(user=NOBODY), 0)
+        tally.ends(run.start(obeying=True), 0)
         tally.compare(bench.reference(), run)
 
 
 @fault("a store without permission")
 def store_denied(bench: Bench, tally: Tally) -> None:
-    with as_nobody(bench, tally) as run:
-        if run is None:
-            return
-        os.chown(run.path, 0, 0)
+    with bench.run(tally.fault, embedded=True) as run:
+        run.path.mkdir()
+        run.path.chmod(0o555)
         with repeated(tally):
-            tally.ends(run.start(user=NOBODY), 2, "permission denied")
-        os.chown(run.path, NOBODY, NOBODY)
-        tally.ends(run.start(user=NOBODY), 0)
-        for path in run.path.rglob("*"):
-            os.chown(path, 0, 0)
-        os.chown(run.path, 0, 0)
+            tally.ends(run.start(obeying=True), 2, "permission denied")
+        run.path.chmod(0o755)
+        tally.ends(run.start(obeying=True), 0)
+        folders = [path for path in (run.path, *run.path.rglob("*")) if path.is_dir()]
+        for folder in folders:
+            folder.chmod(0o555)
         with repeated(tally):
-            tally.ends(run.start(user=NOBODY), 3, "permission denied")
+            tally.ends(run.start(obeying=True), 3, "permission denied")
+        for folder in folders:
+            folder.chmod(0o755)
         tally.compare(bench.reference(), run)
 
 

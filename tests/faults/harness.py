@@ -1,5 +1,6 @@
 """Runs and what is seen of them: real processes of ``mmray``, their output, their store, and one Ray that they join."""
 
+import ctypes
 import json
 import os
 import random
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from tests.faults.s3 import S3
 
 SITE = Path(__file__).parent / "site"
+PR_CAPBSET_DROP, CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH = 24, 1, 2  # linux/prctl.h, linux/capability.h
 WAIT_S = 180.0
 POLL_S = 0.05
 
@@ -49,7 +51,8 @@ def patience() -> float:
 class Driver:
     """One process of ``mmray``, leader of a group of its own; its output stands in files."""
 
-    def __init__(self, words: list[str], environment: dict[str, str], folder: Path, user: int | None = None) -> None:
+    def __init__(self, words: list[str], environment: dict[str, str], folder: Path, obeying: bool = False) -> None:
+        """``obeying``: permissions of files hold for it even where it is root's."""
         self.words = words
         stem = folder / f"{words[0]}-{uuid.uuid4().hex[:8]}"
         self._out, self._err = stem.with_suffix(".out"), stem.with_suffix(".err")
@@ -61,9 +64,7 @@ class Driver:
                 stderr=err,
                 cwd=folder,
                 start_new_session=True,
-                user=user,
-                group=user,
-                extra_groups=[] if user is not None else None,
+                preexec_fn=_without_root_powers if obeying and os.geteuid() == 0 else None,
             )
 
     @property
@@ -108,6 +109,14 @@ class Driver:
         """Kill it, as ``kill -9`` does."""
         self.process.kill()
         self.process.wait()
+
+
+def _without_root_powers() -> None:
+    """Give up the right of root to read and write what permissions forbid, for this process and its children."""
+    library = ctypes.CDLL(None, use_errno=True)
+    for capability in (CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH):
+        if library.prctl(PR_CAPBSET_DROP, capability, 0, 0, 0) != 0:
+            raise OSError(ctypes.get_errno(), "prctl")
 
 
 class Head:
@@ -219,15 +228,15 @@ class Run:
         controlled = entry["name"] in {"gauge", "heard", "letters"}
         return entry | ({"control": str(self.control.folder)} if controlled else {})
 
-    def start(self, fault: dict[str, Any] | None = None, user: int | None = None, **keys: Any) -> Driver:
+    def start(self, fault: dict[str, Any] | None = None, obeying: bool = False, **keys: Any) -> Driver:
         """Start ``mmray extract``; ``fault`` is what MMRAY_FAULT says to it."""
-        return self.verb("extract", str(self.configured(**keys)), fault=fault, user=user)
+        return self.verb("extract", str(self.configured(**keys)), fault=fault, obeying=obeying)
 
-    def verb(self, *words: str, fault: dict[str, Any] | None = None, user: int | None = None) -> Driver:
+    def verb(self, *words: str, fault: dict[str, Any] | None = None, obeying: bool = False) -> Driver:
         """Start any verb, with ``--json``."""
         asked = (fault or {}) | ({"switches": self.bench.switches} if self.bench.switches else {})
         environment = self.environment | ({"MMRAY_FAULT": json.dumps(asked)} if asked else {})
-        driver = Driver([*words, "--json"], environment, self.folder, user)
+        driver = Driver([*words, "--json"], environment, self.folder, obeying)
         self.drivers.append(driver)
         return driver
 
