@@ -124,7 +124,7 @@ PICTURE: dict[str, Any] = {"width": WIDTH_PX, "height": HEIGHT_PX, "pix_fmt": "y
 EXACT = {"flags": "+bitexact", "threads": "1"}
 SPEED = {
     "libx264": {"preset": "ultrafast", "crf": "28", "g": "250"},
-    "libvpx": {"deadline": "realtime", "cpu-used": "8"},
+    "libvpx": {"deadline": "realtime", "cpu-used": "-8"},  # negative: fixed; VP8 adapts 8 to how busy the machine is
     "libvpx-vp9": {"deadline": "realtime", "cpu-used": "8"},
 }
 

@@ -441,7 +441,7 @@ def test_a_lasting_fault_makes_files_absent_after_one_limit(bucket: str, s3_prox
 
 
 def test_one_bad_file_of_a_web_server_does_not_hide_the_others(web_proxy: FaultProxy) -> None:
-    storage.set_retry_limit_s(0)
+    storage.set_retry_limit_s(3)  # the small server behind is slow on a busy machine
     uris = [f"{web_proxy.endpoint}/500", *(f"{web_proxy.endpoint}/whole?{number}" for number in range(40))]
     bad, *others = storage.entries(uris).values()
     assert isinstance(bad, storage.Absent)

@@ -43,7 +43,7 @@ def carry_out(config: ExtractConfig, samples: pa.Table, tasks: list[Task], limit
     started = time.perf_counter()
     run_id = provenance.new_run_id()
     store = open_store(storage.absolute(config.store), create=True)
-    with lease.hold(store, run_id) as held, interrupts.last_resort(held.delete):
+    with lease.hold(store, run_id) as held, interrupts.last_resort(held.delete), tidy.marked_if_lost(store, run_id):
         if held.note:
             log.warning("%s", held.note)
         attempts.forget_interrupted(store)
@@ -259,6 +259,7 @@ class Commit:
             return
         self._files += 1
         results = pa.concat_tables(waiting)
+        self._held.check()
         flags = ledger.as_polars(results.select(["sample_id", "source", "segment", "input", *plan.FLAGS]))
         known = flags.filter(pl.any_horizontal(pl.col(name).is_not_null() for name in plan.FLAGS))
         if not known.is_empty():

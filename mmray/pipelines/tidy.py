@@ -1,6 +1,8 @@
 """The end of a run: make plain globs of the tables exact, in an order that a crash at any point leaves right."""
 
+import contextlib
 import logging
+from collections.abc import Iterator
 
 import polars as pl
 import pyarrow as pa
@@ -9,7 +11,7 @@ import pyarrow.compute as pc
 from mmray import storage
 from mmray.pipelines import plan
 from mmray.tables import ledger
-from mmray.tables.lease import Lease
+from mmray.tables.lease import Lease, LeaseLostError
 from mmray.tables.store import Store, read_parquet, write_parquet
 
 log = logging.getLogger(__name__)
@@ -22,6 +24,17 @@ OWNER = ["sample_id", "segment", "run_id"]
 def begin(store: Store, run_id: str) -> None:
     """Mark the store as one that needs a compaction: if this run is killed, the next one makes up for it."""
     store.write_json({"run_id": run_id}, UNFINISHED)
+
+
+@contextlib.contextmanager
+def marked_if_lost(store: Store, run_id: str) -> Iterator[None]:
+    """Mark the store where this run loses the lease: its workers may have written after the new holder's compaction."""
+    try:
+        yield
+    except LeaseLostError:
+        if storage.exists(store.path("store.json")):  # a store that was deleted is not made anew
+            begin(store, run_id)
+        raise
 
 
 def is_needed(store: Store) -> bool:

@@ -172,7 +172,7 @@ def awoken(bench: Bench, tally: Tally, run: Run, fault: dict[str, Any]) -> None:
     tally.ends(second, 0, "took over")
     driver.signal(signal.SIGCONT)
     tally.ends(driver, 3, "took over")
-    run.verb("verify", run.store, "--clean").wait()  # rows that its actors wrote for nobody
+    tally.ends(run.start(), 0)  # the next run removes what the actors of the suspended one wrote for nobody
     tally.compare(bench.reference(), run)
 
 

@@ -36,6 +36,7 @@ class S3:
             "AWS_DEFAULT_REGION": "us-east-1",
             "AWS_ENDPOINT_URL": self.proxy.endpoint,
         }
+        self._before = {name: os.environ.get(name) for name in self.environment}
         os.environ.update(self.environment)  # this process looks into stores, too
         self.head = Head(environment=self.environment)
         self._manifests: dict[str, str] = {}
@@ -53,7 +54,7 @@ class S3:
         """Make a bucket, where there is none; returns its URL."""
         import s3fs
 
-        system = s3fs.S3FileSystem(use_listings_cache=False)
+        system = s3fs.S3FileSystem(use_listings_cache=False, skip_instance_cache=True)
         if not system.exists(name):
             system.mkdir(name)
         return f"s3://{name}"
@@ -78,5 +79,8 @@ class S3:
         self._server.terminate()
         self._server.wait()
         self._log.close()
-        for name in self.environment:
-            os.environ.pop(name, None)
+        for name, value in self._before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value

@@ -49,7 +49,7 @@ def test_account_verify_retry_and_export_are_verbs(
     account = json.loads(capsys.readouterr().out)
     assert cli.main(["status", store, "--json"]) == 0
     seen = json.loads(capsys.readouterr().out)
-    keys = {"run_id", "samples", "accounts", "names", "changed", "nothing_to_do", "adds_up", "seconds"}
+    keys = {"run_id", "samples", "accounts", "names", "changed", "absent", "nothing_to_do", "adds_up", "seconds"}
     assert keys <= set(seen)
     assert keys == set(account)
     assert seen["accounts"] == account["accounts"]
