@@ -82,7 +82,7 @@ def asked(url: str) -> list[Any]:
     request = urllib.request.Request(url, body, {"Content-Type": "application/json"})
     try:
         with urllib.request.urlopen(request, timeout=20) as response:
-            results: list[Any] = json.load(response)["results"]
+            results: list[Any] = json.load(response)["data"]
             return results
     except (OSError, urllib.error.HTTPError):
         return []
