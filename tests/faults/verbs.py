@@ -10,22 +10,14 @@ from typing import Any
 import numpy as np
 import yaml
 
-from tests.faults.harness import Bench, Run, extractors, wait_for
+from tests.faults.harness import Bench, Run, wait_for
 from tests.faults.sources import LIMIT
 from tests.faults.table import Tally, fault, repeated
-
-LETTERS = {"name": "letters"}
-
-
-def reference(bench: Bench) -> Any:
-    """Return the tables of an undisturbed run that also reads texts."""
-    return bench.reference("with texts", extractors=[*extractors(), LETTERS])
 
 
 @fault("other verbs during a run", subset=True)
 def during(bench: Bench, tally: Tally) -> None:
-    expected = reference(bench)
-    with bench.run(tally.fault, extractors=[*extractors(), LETTERS]) as run:
+    with bench.run(tally.fault) as run:
         tally.ends(run.verb("extract", str(run.configured()), "--limit", str(LIMIT)), 0)
         run.control.hold()
         driver = run.start()
@@ -51,13 +43,12 @@ def during(bench: Bench, tally: Tally) -> None:
                 tally.ends(run.verb(*words), 0)
         run.control.free()
         tally.ends(driver, 0)
-        tally.compare(expected, run)
+        tally.compare(bench.reference(), run)
 
 
 @fault("serve and search during a run")
 def served(bench: Bench, tally: Tally) -> None:
-    expected = reference(bench)
-    with bench.run(tally.fault, extractors=[*extractors(), LETTERS]) as run:
+    with bench.run(tally.fault) as run:
         tally.ends(run.verb("extract", str(run.configured()), "--limit", str(LIMIT)), 0)
         run.control.hold()
         driver = run.start()
@@ -71,7 +62,7 @@ def served(bench: Bench, tally: Tally) -> None:
             tally.expect(asked(url), f"the endpoint found nothing after the run: {server.errors[-300:]}")
             server.interrupt()
             tally.ends(server, 0)
-        tally.compare(expected, run)
+        tally.compare(bench.reference(), run)
 
 
 def endpoint(run: Run) -> tuple[str, Any]:
@@ -79,15 +70,15 @@ def endpoint(run: Run) -> tuple[str, Any]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    config = {"port": port, "store": run.store, "models": [{"name": "letters", "cpus": 0}]}
+    config = {"port": port, "store": run.store}
     path = Path(run.folder / "serve.yaml")
     path.write_text(yaml.safe_dump(config))
     return f"http://127.0.0.1:{port}/v1/search", run.verb("serve", str(path))
 
 
 def asked(url: str) -> list[Any]:
-    """Return what the endpoint finds for a text."""
-    body = json.dumps({"text": "text clip-00.mp4", "k": 3}).encode()
+    """Return what the endpoint finds for a sample."""
+    body = json.dumps({"sample": "clip-00.mp4", "within": "gauge", "k": 3}).encode()
     request = urllib.request.Request(url, body, {"Content-Type": "application/json"})
     try:
         with urllib.request.urlopen(request, timeout=20) as response:
