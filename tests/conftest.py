@@ -19,9 +19,10 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # The longest files, longest first: two processes share the files, and a long one that starts last is waited for.
 LONGEST = [
-    "test_train", "test_crashes", "test_serve", "test_train_text", "test_extract", "test_job", "test_serve_page",
-    "test_object_storage", "test_real_media", "test_study", "test_search", "test_search_map", "test_configs",
-    "test_generate", "test_derived", "test_report", "test_evaluate", "test_dalle_mini", "test_crossmodal",
+    "test_train", "test_crashes", "test_faults", "test_serve", "test_train_text", "test_extract", "test_job",
+    "test_serve_page", "test_object_storage", "test_real_media", "test_study", "test_search", "test_search_map",
+    "test_configs", "test_interrupts", "test_storage_faults", "test_absent_sources", "test_attempts", "test_verify",
+    "test_lease", "test_generate", "test_derived", "test_report", "test_evaluate", "test_dalle_mini", "test_crossmodal",
     "test_transnetv2", "test_contract", "test_transcribe", "test_text_fitting", "test_spectrogram", "test_fitting",
 ]  # fmt: skip
 

@@ -108,6 +108,8 @@ def _work(store: Store, run_id: str, config: ExtractConfig, state: State, chosen
             state = replace(state, rows=ledger.read(store))
     waiting = ledger.unavailable(state.rows)
     if lost := replace(state, media=chosen).pending.join(waiting, on=ledger.KEY, how="anti").height:
+        if not storage.exists(store.path("store.json")):
+            raise MmrayError(f"{store.uri}: the store was deleted during the run; the same command makes it anew")
         raise MmrayError(f"{lost} results never came back from Ray; the same command goes on from here")
     if waiting.height:
         log.warning(

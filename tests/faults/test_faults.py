@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults import everything, oracle
+from tests.faults import deaths, everything, interrupts, oracle
 from tests.faults.__main__ import run
 from tests.faults.harness import Bench
 from tests.faults.table import FAULTS, Fault, printed
@@ -16,7 +16,10 @@ SUBSET = [fault for fault in everything() if fault.subset]
 @pytest.fixture(scope="module")
 def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
     made = Bench(tmp_path_factory.mktemp("faults"))
-    yield made
+    with pytest.MonkeyPatch.context() as patch:  # `make faults` repeats them ten and four times
+        patch.setattr(deaths, "KILLS", 3)
+        patch.setattr(interrupts, "TIMES", 2)
+        yield made
     made.close()
 
 
